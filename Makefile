@@ -1,0 +1,46 @@
+# `make demo` and `make test` need only make, pip and a Python of 3.10 to 3.13; PYTHON=... picks the interpreter.
+
+VENV   ?= .venv
+PYTHON ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format test-sanitize wheel lock clean
+
+help:  ## show this list
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+$(READY): requirements/lock.txt pyproject.toml tools/setup_venv.sh
+	@sh tools/setup_venv.sh "$(VENV)" "$(PYTHON)"
+	@touch $@
+
+setup: $(READY)  ## create the virtual environment with pinned packages and this project in it
+
+demo: $(READY)  ## compile, verify and time the embedded model
+	@$(BIN)/graphfuse demo
+
+lint: $(READY)  ## ruff (rules and format) and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+test: lint  ## lint, then every test
+	@$(BIN)/python -m pytest -q -n 2
+
+test-sanitize: $(READY)  ## only the tests that run generated C under ASan and UBSan
+	@$(BIN)/python -m pytest -q -m sanitize
+
+wheel: $(READY)  ## build dist/*.whl
+	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
+
+lock: $(READY)  ## renew requirements/lock.txt (needs python3.10 and python3.11)
+	@$(BIN)/python tools/lock.py python3.10 python3.11
+
+clean:  ## remove the virtual environment, builds and caches
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
