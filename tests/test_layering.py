@@ -110,11 +110,13 @@ def test_every_part_has_a_row() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    assert not violations(imports_by_part())
+    wrong = violations(imports_by_part())
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_import_circle_between_parts() -> None:
-    assert not circle(imports_by_part())
+    found = circle(imports_by_part())
+    assert not found, " imports ".join(found)
 
 
 @pytest.mark.parametrize(
