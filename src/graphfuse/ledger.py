@@ -103,12 +103,10 @@ class Ledger:
     def _settle(self, record: NodeRecord) -> None:
         if record.fate not in FATES:
             raise InternalError(f"there is no fate {record.fate!r}", where=record.name)
-        if record.name in self._nodes:
-            raise InternalError(
-                "a node was accounted for twice",
-                where=record.name,
-                why=f"{self._nodes[record.name].fate} by {self._nodes[record.name].by}, then {record.fate} by {record.by}",
-            )
+        first = self._nodes.get(record.name)
+        if first is not None:
+            why = f"{first.fate} by {first.by}, then {record.fate} by {record.by}"
+            raise InternalError("a node was accounted for twice", where=record.name, why=why)
         self._nodes[record.name] = record
 
     def op_type(self, name: str) -> str:

@@ -1,0 +1,260 @@
+"""Shape rules that replace those of onnx_shape_inference where it guesses, or knows less than it could.
+
+The library assumes that a slice's constant bounds lie inside a symbolic dimension, truncates float quotients, and
+scales dimensions in exact arithmetic where runtimes use float32; a wrong shape here would be wrong code later. Each
+rule is registered for the one opset that graphs have after import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import onnx_ir as ir
+import sympy
+from onnx_shape_inference import (  # type: ignore[import-untyped]
+    SYM_DATA_KEY,
+    ShapeInferenceContext,
+    broadcast_shapes,
+    registry,
+)
+
+OPSET = 24
+SymDim = int | ir.SymbolicDim
+_Rule = Callable[[ShapeInferenceContext, ir.Node], None]
+
+
+def expr(dim: SymDim) -> sympy.Expr:
+    """A dimension as a sympy expression; symbols are positive integers."""
+    return sympy.Integer(dim) if isinstance(dim, int) else cast(sympy.Expr, dim._expr)
+
+
+def to_dim(value: sympy.Expr) -> SymDim:
+    """An expression as a dimension: an int when it is one."""
+    return int(value) if value.is_Integer else ir.SymbolicDim(value)
+
+
+def known(ctx: ShapeInferenceContext, node: ir.Node, k: int) -> list[SymDim] | None:
+    """The elements of an integer input, from a constant or from what is known symbolically; else None."""
+    value = node.inputs[k] if k < len(node.inputs) else None
+    if value is None:
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None:
+        return ctx.get_symbolic_value(value)
+    if len(tensor.shape) > 1 or not (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL):
+        return None
+    return [int(x) for x in tensor.numpy().ravel()]
+
+
+def known_ints(ctx: ShapeInferenceContext, node: ir.Node, k: int) -> list[int] | None:
+    elements = known(ctx, node, k)
+    if elements is None or not all(isinstance(e, int) for e in elements):
+        return None
+    return [e for e in elements if isinstance(e, int)]
+
+
+def _replace(op_type: str) -> Callable[[_Rule], _Rule]:
+    """Register a rule for OPSET in place of the library's, which the rule may call as its second choice."""
+    return registry.register("", op_type, since_version=OPSET)
+
+
+registry.collect()
+_library = {
+    op: registry.get("", op, version=OPSET - 1)
+    for op in ("Slice", "Div", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where")
+}
+
+
+def _fall_back(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    rule = _library[node.op_type]
+    assert rule is not None
+    rule(ctx, node)
+
+
+@_replace("Slice")
+def _slice(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Bounds are clamped to the dimension, as ONNX says, also when the dimension is symbolic."""
+    _fall_back(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    if data is None or data.shape is None or out.shape is None:
+        return
+    starts, ends = known(ctx, node, 1), known(ctx, node, 2)
+    rank = len(data.shape)
+    if starts is None or ends is None:
+        _unknown_on_axes(ctx, node, rank)
+        return
+    axes = known_ints(ctx, node, 3) or list(range(len(starts)))
+    steps = known_ints(ctx, node, 4) or [1] * len(starts)
+    dims = list(data.shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        extent = slice_extent(dims[axis % rank], start, end, step)
+        dims[axis % rank] = ctx.new_symbolic_dim() if extent is None else extent
+    out.shape = ir.Shape(dims)
+
+
+def _unknown_on_axes(ctx: ShapeInferenceContext, node: ir.Node, rank: int) -> None:
+    """Bounds known only at run time change the sliced axes alone."""
+    data, out = node.inputs[0], node.outputs[0]
+    axes = known_ints(ctx, node, 3)
+    if axes is None or data is None or data.shape is None:
+        return
+    sliced = {axis % rank for axis in axes}
+    out.shape = ir.Shape([ctx.new_symbolic_dim() if a in sliced else d for a, d in enumerate(data.shape)])
+
+
+def slice_extent(dim: SymDim, start: SymDim, end: SymDim, step: int) -> SymDim | None:
+    """The number of elements that start:end:step takes from an axis, or None when it cannot be told."""
+    if isinstance(dim, int) and isinstance(start, int) and isinstance(end, int):
+        return len(range(dim)[_python_slice(start, end, step)])
+    if step < 0:
+        whole = isinstance(start, int) and isinstance(end, int) and start >= 2**31 - 1 and end <= -(2**31) + 1
+        reverse = start == -1 and isinstance(end, int) and end <= -(2**31) + 1
+        return dim if step == -1 and (whole or reverse) else None
+    low, high = _bound(dim, start), _bound(dim, end)
+    if low is None or high is None:
+        return None
+    length = sympy.Max(0, high - low)
+    if (high - low).is_nonnegative:
+        length = high - low
+    return to_dim(sympy.floor((length + step - 1) / step))
+
+
+def _python_slice(start: int, end: int, step: int) -> slice:
+    # Python reads a negative end as counted from the far end; ONNX clamps "before the first" to it when stepping back.
+    return slice(start, None if step < 0 and end <= -(2**31) + 1 else end, step)
+
+
+def _bound(dim: SymDim, bound: SymDim) -> sympy.Expr | None:
+    """A bound of a slice with positive step, clamped into 0..dim; None when its sign is not known."""
+    size = expr(dim)
+    if isinstance(bound, int) and bound >= 2**31 - 1:
+        return size
+    at = expr(bound)
+    if isinstance(bound, int) and bound < 0:
+        return sympy.Max(0, size + at) if not (size + at).is_nonnegative else size + at
+    if not isinstance(bound, int) and not at.is_nonnegative:
+        return None
+    return at if (size - at).is_nonnegative else sympy.Min(size, at)
+
+
+@_replace("Div")
+def _div(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Only integers divide with truncation, and a symbolic dimension divides by a positive integer."""
+    a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    if a is None or b is None:
+        return
+    dtype = a.dtype or b.dtype
+    ctx.set_shape_and_dtype(out, broadcast_shapes(a.shape, b.shape), dtype)
+    left, right = known(ctx, node, 0), known_ints(ctx, node, 1)
+    if left is None or right is None or dtype is None or not dtype.is_integer() or not _flat(out):
+        return
+    if len(right) == 1:
+        right = right * len(left)
+    if len(left) != len(right):
+        return
+    pairs = [(expr(x), r) for x, r in zip(left, right, strict=True)]
+    if all(r > 0 and x.is_nonnegative for x, r in pairs):
+        ctx.set_symbolic_value(out, [to_dim(sympy.floor(x / r)) for x, r in pairs])
+
+
+@_replace("Add")
+@_replace("Sub")
+@_replace("Mul")
+def _arithmetic(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """The library keeps elements as a flat list; it means nothing where two ranks meet."""
+    if all(value is not None and _flat(value) for value in node.inputs):
+        _fall_back(ctx, node)
+        return
+    a, b = node.inputs[0], node.inputs[1]
+    if a is not None and b is not None:
+        ctx.set_shape_and_dtype(node.outputs[0], broadcast_shapes(a.shape, b.shape), a.dtype or b.dtype)
+
+
+def _flat(value: ir.Value) -> bool:
+    return value.shape is not None and len(value.shape) <= 1
+
+
+@_replace("ConstantOfShape")
+def _constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """A shape that is known symbolically is as good as a constant."""
+    _fall_back(ctx, node)
+    dims = known(ctx, node, 0)
+    if dims is not None and node.outputs[0].shape is None:
+        ctx.set_shape(node.outputs[0], ir.Shape(dims))
+    source = node.inputs[0]
+    if dims is None and source is not None and source.shape is not None and isinstance(source.shape[0], int):
+        ctx.set_shape(node.outputs[0], ir.Shape([ctx.new_symbolic_dim() for _ in range(source.shape[0])]))
+
+
+@_replace("Pad")
+def _pad(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Padding that is known symbolically is as good as a constant."""
+    data = node.inputs[0]
+    pads, axes = known(ctx, node, 1), known_ints(ctx, node, 3)
+    no_axes = len(node.inputs) < 4 or node.inputs[3] is None
+    if data is None or data.shape is None or pads is None or (axes is None and not no_axes):
+        _fall_back(ctx, node)
+        return
+    rank = len(data.shape)
+    axes = list(range(rank)) if axes is None else [a % rank for a in axes]
+    dims = list(data.shape)
+    for k, axis in enumerate(axes):
+        dims[axis] = to_dim(sympy.expand(expr(dims[axis]) + expr(pads[k]) + expr(pads[k + len(axes)])))
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape(dims), data.dtype)
+
+
+@_replace("Resize")
+def _resize(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Scaled sizes are floor(dim * scale) in float32, which exact arithmetic only matches for dyadic scales."""
+    _fall_back(ctx, node)
+    data, out = node.inputs[0], node.outputs[0]
+    scales = node.inputs[2] if len(node.inputs) > 2 else None
+    tensor = ir.convenience.get_const_tensor(scales) if scales is not None else None
+    if tensor is None or tensor.size == 0 or data is None or data.shape is None or out.shape is None:
+        return
+    rank, dims = len(data.shape), list(out.shape)
+    axes = node.attributes.get_ints("axes", tuple(range(rank)))
+    for axis, scale in zip(axes, tensor.numpy().astype(np.float32), strict=True):
+        size = data.shape[axis % rank]
+        if isinstance(size, int):
+            dims[axis % rank] = int(np.float32(size) * scale)
+        elif not float(scale * 256).is_integer():
+            dims[axis % rank] = ctx.new_symbolic_dim()
+    out.shape = ir.Shape(dims)
+
+
+@_replace("Equal")
+def _equal(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """A dimension is never negative: `shape == -1`, which exporters write, is known."""
+    _fall_back(ctx, node)
+    left, right, out = known(ctx, node, 0), known(ctx, node, 1), node.outputs[0]
+    if left is None or right is None or not _flat(out):
+        return
+    count = max(len(left), len(right))
+    pairs = zip(left * (count // max(1, len(left))), right * (count // max(1, len(right))), strict=True)
+    answers = [_same(a, b) for a, b in pairs] if {len(left), len(right)} <= {1, count} else [None]
+    if all(answer is not None for answer in answers):
+        out.metadata_props[SYM_DATA_KEY] = str([int(bool(a)) for a in answers])
+        array = np.array(answers, np.bool_).reshape(() if out.shape is not None and len(out.shape) == 0 else -1)
+        out.const_value = ir.tensor(array, name=out.name)
+
+
+def _same(a: SymDim, b: SymDim) -> bool | None:
+    difference = sympy.expand(expr(a) - expr(b))
+    if difference == 0:
+        return True
+    return False if difference.is_nonzero else None
+
+
+@_replace("Where")
+def _where(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Choosing between two shapes by a known condition gives a known shape."""
+    _fall_back(ctx, node)
+    out, condition = node.outputs[0], known_ints(ctx, node, 0)
+    x, y = known(ctx, node, 1), known(ctx, node, 2)
+    if condition is None or x is None or y is None or not _flat(out):
+        return
+    if len(condition) == len(x) == len(y):
+        ctx.set_symbolic_value(out, [a if c else b for c, a, b in zip(condition, x, y, strict=True)])

@@ -1,0 +1,137 @@
+"""ONNX files -> onnx_ir.Model at one opset, named, checked, shapes inferred."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+
+from graphfuse.errors import GraphfuseError, ModelFileError, one_line
+from graphfuse.graph.origins import all_nodes, check_origins, origins, set_origins
+from graphfuse.importers.checks import check_opset, check_tensors, read_proto
+from graphfuse.importers.common import Imported
+from graphfuse.importers.opset import convert_opset
+from graphfuse.importers.shapes import infer_or_refuse, name_dims, unknown_values
+from graphfuse.ledger import Ledger
+
+_IR_VERSION = 11  # the first that goes with opset 23 and later, and the newest that every onnxruntime in use reads
+
+_CALL_KEY = "graphfuse.call"
+
+
+def import_onnx(path: str | os.PathLike[str]) -> Imported:
+    """Read an ONNX file of opset 7 or later; weights stay memory-mapped where they are external data.
+
+    Every node of the user's graph, those in control-flow bodies and in the model's functions included, is registered
+    in the ledger under its own name, or `<OpType>_<index in file order>` where it has none.
+    Raises ModelFileError or UnsupportedModelError.
+    """
+    file = Path(path)
+    where = str(path)
+    proto = read_proto(file)
+    check_opset(proto, where)
+    check_tensors(proto, file)
+    if proto.graph.sparse_initializer:
+        raise ModelFileError("sparse weights are not supported", where=where, remedy="store them densely")
+    try:
+        model = ir.from_proto(proto)
+        ir.external_data.set_base_dir(model.graph, str(file.parent))
+        return _import(model, where)
+    except GraphfuseError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+        # The libraries below raise these for files that are well-formed protobuf but not well-formed ONNX.
+        why = one_line(f"{type(error).__name__}: {error}")
+        raise ModelFileError("not a valid ONNX model", where=where, why=why) from error
+
+
+def _import(model: ir.Model, where: str) -> Imported:
+    ledger = Ledger()
+    _inline_functions(model, where)
+    _use_standard_domain(model)
+    _drop_initializers_from_inputs(model)
+    _name_nodes(model)
+    _trim_absent_outputs(model)
+    passes.NameFixPass()(model)
+    for node in all_nodes(model.graph):
+        assert node.name is not None
+        ledger.register(node.name, node.op_type)
+        set_origins(node, [node.name])
+    _lift_constants(model, ledger)
+    model.ir_version = max(model.ir_version, _IR_VERSION)
+    model = convert_opset(model, where)
+    model.ir_version = _IR_VERSION
+    _lift_constants(model, ledger)
+    name_dims(model, ledger)
+    infer_or_refuse(model, where)
+    check_origins(model, ledger, "import")
+    return Imported(model, ledger, unknown_values(model))
+
+
+def _use_standard_domain(model: ir.Model) -> None:
+    """Spell the standard domain in one way; the file may say "ai.onnx" or ""."""
+    for node in all_nodes(model.graph):
+        node.domain = "" if node.domain == "ai.onnx" else node.domain
+    for domain in [d for d in model.graph.opset_imports if d == "ai.onnx"]:
+        version = model.graph.opset_imports.pop(domain)
+        model.graph.opset_imports.setdefault("", version)
+
+
+def _inline_functions(model: ir.Model, where: str) -> None:
+    """Replace calls of the model's own functions by their bodies, whose nodes get the call's name as a prefix."""
+    bodies = (model.graph, *(function.graph for function in model.functions.values()))
+    for node in (node for body in bodies for node in all_nodes(body)):
+        if node.op_identifier() in model.functions:
+            node.metadata_props[_CALL_KEY] = node.name or node.op_type
+    try:
+        passes.InlinePass()(model)
+    except (ValueError, ir.passes.PassError) as error:
+        why = one_line(str(error.__cause__ or error))
+        raise ModelFileError("the model's functions cannot be inlined", where=where, why=why) from error
+    for node in all_nodes(model.graph):
+        call = node.metadata_props.pop(_CALL_KEY, None)
+        node.name = f"{call}/{node.name or node.op_type}" if call else node.name
+
+
+def _drop_initializers_from_inputs(model: ir.Model) -> None:
+    """Up to IR version 3 every initializer is an input as well; here they are constants, never inputs."""
+    graph = model.graph
+    kept = [value for value in graph.inputs if value.name not in graph.initializers]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)
+
+
+def _name_nodes(model: ir.Model) -> None:
+    """Give every node a name of its own: the first with a name keeps it, the others get a number."""
+    nodes = list(all_nodes(model.graph))
+    taken = {node.name for node in nodes if node.name}
+    seen: set[str] = set()
+    for index, node in enumerate(nodes):
+        wanted = node.name or f"{node.op_type}_{index}"
+        name, k = wanted, 2
+        while name in seen or (name in taken and name != node.name):
+            name, k = f"{wanted}_{k}", k + 1
+        seen.add(name)
+        node.name = name
+
+
+def _trim_absent_outputs(model: ir.Model) -> None:
+    """Drop the trailing outputs that a node does not make, which the file spells as empty names."""
+    for node in all_nodes(model.graph):
+        count = len(node.outputs)
+        while count > 1 and not node.outputs[count - 1].name:
+            count -= 1
+        if count < len(node.outputs):
+            node.resize_outputs(count)
+
+
+def _lift_constants(model: ir.Model, ledger: Ledger) -> None:
+    """Turn Constant nodes, in bodies too, into initializers of the graph."""
+    before = [node for node in all_nodes(model.graph) if node.op_type == "Constant"]
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.LiftSubgraphInitializersToMainGraphPass()(model)
+    for node in before:
+        if node.graph is None:
+            ledger.settle(origins(node), "folded", by="import", reason="a constant")
