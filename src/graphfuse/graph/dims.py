@@ -1,0 +1,160 @@
+"""Dimensions: a Python int when known, a sympy integer expression over the model's symbols when not.
+
+Symbols are positive integers, as in onnx_ir.SymbolicDim, whose expressions are taken over unchanged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import onnx_ir as ir
+import sympy
+
+Dim = int | sympy.Expr
+
+
+def dim(value: int | ir.SymbolicDim | str | sympy.Expr) -> Dim:
+    """A dimension from any of its spellings. Raises ValueError for an anonymous (nameless) dimension."""
+    if isinstance(value, ir.SymbolicDim):
+        if value.value is None:
+            raise ValueError("anonymous dimension")
+        value = value._expr  # the public face gives only text; the text parses to the same expression
+    elif isinstance(value, str):
+        value = ir.SymbolicDim(value)._expr
+    return norm(value)
+
+
+def norm(value: Dim) -> Dim:
+    """The same dimension as a plain int when it is one."""
+    if isinstance(value, int):
+        return value
+    return int(value) if value.is_Integer else value
+
+
+def shape_of(value: ir.Value) -> tuple[Dim, ...]:
+    """The shape of a graph value. Raises ValueError when it is unknown."""
+    if value.shape is None:
+        raise ValueError(f"the shape of {value.name!r} is unknown")
+    return tuple(dim(d) for d in value.shape)
+
+
+def is_static(*dims: Dim) -> bool:
+    return all(isinstance(d, int) for d in dims)
+
+
+def same(a: Dim, b: Dim) -> bool:
+    """Whether two dimensions are provably equal."""
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    return a == b or sympy.expand(a - b) == 0
+
+
+def same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
+    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+
+
+def product(dims: Iterable[Dim]) -> Dim:
+    total: Dim = 1
+    for d in dims:
+        total = norm(total * d)
+    return total
+
+
+def mul(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    return norm(sympy.expand(a * b))
+
+
+def add(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a + b
+    return norm(sympy.expand(a + b))
+
+
+def floordiv(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return a // b
+    return norm(sympy.floor(sympy.sympify(a) / b))
+
+
+def ceildiv(a: Dim, b: Dim) -> Dim:
+    if isinstance(a, int) and isinstance(b, int):
+        return -(-a // b)
+    return norm(sympy.floor((sympy.sympify(a) + b - 1) / b))
+
+
+def maximum(*dims: Dim) -> Dim:
+    if is_static(*dims):
+        return max(dims)  # type: ignore[type-var]
+    return norm(sympy.Max(*dims))
+
+
+def minimum(*dims: Dim) -> Dim:
+    if is_static(*dims):
+        return min(dims)  # type: ignore[type-var]
+    return norm(sympy.Min(*dims))
+
+
+def symbols(dims: Iterable[Dim]) -> list[str]:
+    """Names of the free symbols, sorted."""
+    names: set[str] = set()
+    for d in dims:
+        if not isinstance(d, int):
+            names |= {s.name for s in d.free_symbols}
+    return sorted(names)
+
+
+def evaluate(value: Dim, env: Mapping[str, int]) -> int:
+    """The dimension's number with the symbols' values given. Raises KeyError for a symbol without a value."""
+    if isinstance(value, int):
+        return value
+    return int(value.subs({s: env[s.name] for s in value.free_symbols}))
+
+
+def estimate(value: Dim, typical: int = 64) -> int:
+    """A number to reckon costs with: every unknown symbol is taken as `typical`."""
+    if isinstance(value, int):
+        return value
+    return max(1, int(value.subs({s: typical for s in value.free_symbols})))
+
+
+def c_text(value: Dim, names: Mapping[str, str]) -> str:
+    """The dimension as a C expression of type int64_t; `names` maps symbols to C identifiers."""
+    if isinstance(value, int):
+        return str(value)
+    return _c(sympy.sympify(value), names)
+
+
+def _c(e: sympy.Expr, names: Mapping[str, str]) -> str:
+    if e.is_Integer:
+        return str(int(e))
+    if e.is_Symbol:
+        return names[e.name]
+    if isinstance(e, sympy.floor):
+        numerator, denominator = sympy.fraction(sympy.together(e.args[0]))
+        return f"gf_floordiv({_c(sympy.expand(numerator), names)}, {_c(denominator, names)})"
+    if isinstance(e, sympy.ceiling):
+        return f"(-{_c(sympy.floor(-e.args[0]), names)})"
+    if isinstance(e, sympy.Mod):
+        return f"gf_floormod({_c(e.args[0], names)}, {_c(e.args[1], names)})"
+    if isinstance(e, (sympy.Max, sympy.Min)):
+        name = "gf_max64" if isinstance(e, sympy.Max) else "gf_min64"
+        text = _c(e.args[0], names)
+        for other in e.args[1:]:
+            text = f"{name}({text}, {_c(other, names)})"
+        return text
+    if e.is_Add:
+        return "(" + " + ".join(_c(a, names) for a in e.args) + ")"
+    if e.is_Mul:
+        numerator, denominator = sympy.fraction(e)
+        if denominator != 1:
+            # Exact by construction: shape inference only divides where the quotient is whole.
+            return f"gf_floordiv({_c(numerator, names)}, {_c(denominator, names)})"
+        return "(" + " * ".join(_c(a, names) for a in e.args) + ")"
+    if e.is_Pow and e.exp.is_Integer and e.exp > 0:
+        return "(" + " * ".join([_c(e.base, names)] * int(e.exp)) + ")"
+    numerator, denominator = sympy.fraction(sympy.together(e))
+    if denominator != 1:
+        return f"gf_floordiv({_c(sympy.expand(numerator), names)}, {_c(denominator, names)})"
+    raise ValueError(f"no C spelling for the dimension {e}")

@@ -1,0 +1,169 @@
+"""The registry of ops: importing this package's op files fills it; the folder listing is the list of ops.
+
+An op file declares, for each ONNX op type, one function from inputs and attributes to output tensors:
+
+    @op("ThresholdedRelu", samples=lambda: [sample(floats(13, 17), alpha=0.5)])
+    def thresholded_relu(node: OpNode) -> Tensor:
+        alpha = node.attr("alpha", 1.0)
+        return map_(lambda x: where(x > alpha, x, 0), node.input(0))
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from graphfuse.graph.dims import Dim, shape_of
+from graphfuse.ops.expr import Expr
+from graphfuse.ops.samples import Sample
+from graphfuse.ops.symbolic import known_dims
+from graphfuse.ops.tensor import Tensor, map_
+
+
+class NotSupported(Exception):
+    """Raised by an op's lowering for a form it has no meaning for; the message is the reason shown to the user."""
+
+
+@dataclass
+class OpNode:
+    """A node of the graph as its op's lowering sees it."""
+
+    node: ir.Node
+    inputs: Sequence[Tensor | None]
+
+    def input(self, k: int) -> Tensor:
+        """The k-th input, which the op requires."""
+        x = self.optional(k)
+        if x is None:
+            raise NotSupported(f"input {k} is missing")
+        return x
+
+    def optional(self, k: int) -> Tensor | None:
+        return self.inputs[k] if k < len(self.inputs) else None
+
+    def constant(self, k: int) -> np.ndarray | None:
+        """The k-th input's value when it is known at compile time, else None."""
+        value = self.node.inputs[k] if k < len(self.node.inputs) else None
+        if value is None:
+            return None
+        tensor = ir.convenience.get_const_tensor(value)
+        return None if tensor is None else tensor.numpy()
+
+    def required_constant(self, k: int, what: str) -> np.ndarray:
+        value = self.constant(k)
+        if value is None:
+            raise NotSupported(f"{what} must be known at compile time")
+        return value
+
+    def dims(self, k: int) -> list[Dim] | None:
+        """The k-th input, a shape-like integer tensor, as dimensions when they are known at compile time, else None."""
+        value = self.constant(k)
+        if value is not None:
+            return [int(v) for v in value.reshape(-1)]
+        x = self.optional(k)
+        return None if x is None else known_dims(x)
+
+    def axis(self, value: int, rank: int) -> int:
+        """A possibly negative axis as 0 <= axis < rank."""
+        if not -rank <= value < rank:
+            raise NotSupported(f"axis {value} is out of range for rank {rank}")
+        return value % rank
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        a = self.node.attributes.get(name)
+        if a is None:
+            return default
+        return a.as_string() if a.type == ir.AttributeType.STRING else a.value
+
+    def output_shape(self, k: int = 0) -> tuple[Dim, ...]:
+        """The inferred shape of the k-th output."""
+        try:
+            return shape_of(self.node.outputs[k])
+        except ValueError as error:
+            raise NotSupported(str(error)) from error
+
+    def output_dtype(self, k: int = 0) -> ir.DataType:
+        dtype = self.node.outputs[k].dtype
+        if dtype is None:
+            raise NotSupported("the output's element type is unknown")
+        return dtype
+
+
+Samples = Callable[[], Sequence[Sample]]
+Lowering = Callable[[OpNode], Tensor | Sequence[Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Op:
+    """An op type and its meaning."""
+
+    name: str
+    lower: Lowering
+    domain: str = ""
+    samples: Samples = field(default=lambda: (), repr=False)
+
+
+_OPS: dict[tuple[str, str], Op] = {}
+
+
+def op(name: str, *, domain: str = "", samples: Samples = lambda: ()) -> Callable[[Lowering], Lowering]:
+    """Declare the lowering of an op type."""
+
+    def register(lower: Lowering) -> Lowering:
+        key = (domain, name)
+        if key in _OPS:
+            raise ValueError(f"op {name} is declared twice")
+        _OPS[key] = Op(name, lower, domain, samples)
+        return lower
+
+    return register
+
+
+def pointwise(name: str, function: Callable[..., Expr], *, samples: Samples = lambda: ()) -> None:
+    """Declare an op whose every output element is `function` of its inputs' elements."""
+
+    def lower(node: OpNode) -> Tensor:
+        return map_(function, *(node.input(k) for k in range(len(node.inputs))))
+
+    op(name, samples=samples)(lower)
+
+
+@functools.cache
+def _load_all() -> None:
+    import graphfuse.ops as package
+
+    for module in sorted(m.name for m in pkgutil.iter_modules(package.__path__)):
+        importlib.import_module(f"graphfuse.ops.{module}")
+
+
+def find(node: ir.Node) -> Op | None:
+    """The op of a node, or None when there is none."""
+    _load_all()
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    return _OPS.get((domain, node.op_type))
+
+
+def all_ops() -> list[Op]:
+    """Every op, sorted by domain and name."""
+    _load_all()
+    return [_OPS[key] for key in sorted(_OPS)]
+
+
+def lower(node: ir.Node, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The outputs of a node as tensors over its inputs. Raises NotSupported with the reason."""
+    found = find(node)
+    if found is None:
+        raise NotSupported(f"there is no {node.domain + '.' if node.domain else ''}{node.op_type} op")
+    result = found.lower(OpNode(node, inputs))
+    outputs: list[Tensor | None] = [result] if isinstance(result, Tensor) else list(result)
+    for value, tensor in zip(node.outputs, outputs, strict=False):
+        if tensor is not None and tensor.value is None:
+            tensor.value = value
+    return outputs
