@@ -94,7 +94,7 @@ def inferred(model: onnx.ModelProto) -> ir.Model:
     graph = ir.from_proto(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return infer_symbolic_shapes(graph) or graph
+        return infer_symbolic_shapes(graph, policy="skip") or graph
 
 
 def expected(case: Case) -> list[np.ndarray]:
