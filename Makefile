@@ -2,6 +2,7 @@
 
 VENV   ?= .venv
 PYTHON ?=
+LOCK_PYTHONS ?= python3.10 python3.11
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
@@ -38,8 +39,8 @@ test-sanitize: $(READY)  ## only the tests that run generated C under ASan and U
 wheel: $(READY)  ## build dist/*.whl
 	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 
-lock: $(READY)  ## renew requirements/lock.txt (needs python3.10 and python3.11)
-	@$(BIN)/python tools/lock.py python3.10 python3.11
+lock: $(READY)  ## renew requirements/lock.txt; LOCK_PYTHONS names the two interpreters
+	@$(BIN)/python tools/lock.py $(LOCK_PYTHONS)
 
 clean:  ## remove the virtual environment, builds and caches
 	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
