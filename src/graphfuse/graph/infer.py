@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import onnx_ir as ir
 from onnx_shape_inference import (  # type: ignore[import-untyped]
@@ -34,11 +35,27 @@ def infer_shapes(model: ir.Model) -> None:
     infer_symbolic_shapes(model, warn_on_missing=False)
 
 
-def infer_node(node: ir.Node, opset_imports: dict[str, int]) -> None:
-    """Infer the outputs of one node from its inputs; nothing happens for an op without a shape rule."""
-    rule = registry.get(node.domain, node.op_type, version=opset_imports.get(node.domain, 1))
-    if rule is not None:
-        rule(ShapeInferenceContext(opset_imports), node)
+class Inference:
+    """Infers single nodes while a graph is being rewritten; fresh symbols differ from all that the model has."""
+
+    def __init__(self, model: ir.Model) -> None:
+        registry.collect()
+        self._context = ShapeInferenceContext(model.opset_imports)
+        names = (
+            name
+            for node in all_nodes(model.graph)
+            for value in node.outputs
+            for dim in value.shape or ()
+            if isinstance(dim, ir.SymbolicDim) and dim.value
+            for name in re.findall(r"[A-Za-z_]\w*", dim.value)
+        )
+        self._context.reserve_symbol_names(names)
+
+    def node(self, node: ir.Node) -> None:
+        """Infer the outputs of one node from its inputs; nothing happens for an op without a shape rule."""
+        rule = registry.get(node.domain, node.op_type, version=self._context.get_opset_version(node.domain))
+        if rule is not None:
+            rule(self._context, node)
 
 
 def elements(value: ir.Value | None) -> list[shape_rules.SymDim] | None:

@@ -1,0 +1,115 @@
+"""Nodes whose inputs are all known are computed at compile time, shape computations included."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from graphfuse.graph.origins import origins
+from graphfuse.graph.shape_rules import OPSET
+from graphfuse.ledger import Ledger
+from graphfuse.rules.engine import graphs
+from graphfuse.rules.values import Array, array
+
+STAGE = "simplify"
+ERROR_CLASS = "folded"
+ORDER = 5
+
+# A result may be this large, or this many times as large as the constants that go into it: otherwise an Expand or
+# ConstantOfShape of a few bytes would fill the memory.
+_MOST_BYTES = 1 << 20
+_MOST_GROWTH = 2
+# Not folded: results differ each time, or the quantised form of the weights would be lost.
+_NEVER = frozenset(
+    {
+        "RandomNormal",
+        "RandomNormalLike",
+        "RandomUniform",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "DequantizeLinear",
+        "QuantizeLinear",
+        "DynamicQuantizeLinear",
+        "Dropout",
+    }
+)
+
+
+def apply(model: ir.Model, ledger: Ledger) -> bool:
+    """Fold what can be folded, in the graph and in the bodies of its control flow; whether anything was."""
+    changed = False
+    for graph in graphs(model.graph):
+        for node in list(graph):
+            results = _results(node)
+            if results is None:
+                continue
+            for value, elements in zip(node.outputs, results, strict=True):
+                _replace(model, value, elements)
+            graph.remove(node, safe=True)
+            ledger.settle(origins(node), "folded", by="fold_constants", reason="computed at compile time")
+            changed = True
+    return changed
+
+
+def _replace(model: ir.Model, value: ir.Value, elements: Array) -> None:
+    name = value.name
+    value.name = None
+    tensor = ir.tensor(elements, dtype=value.dtype, name=name)
+    folded = ir.Value(name=name, shape=ir.Shape(elements.shape), type=value.type, const_value=tensor)
+    model.graph.register_initializer(folded)
+    ir.convenience.replace_all_uses_with(value, folded)
+
+
+def _results(node: ir.Node) -> list[Array] | None:
+    """The elements of all outputs of the node, or None when they are not known or not worth storing."""
+    if node.domain != "" or node.op_type in _NEVER or any(value.is_graph_output() for value in node.outputs):
+        return None
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        return None
+    known = [array(value) for value in node.outputs]
+    if all(elements is not None for elements in known):  # shape inference knows them
+        return [elements for elements in known if elements is not None]
+    inputs = {value.name or "": array(value) for value in node.inputs if value is not None}
+    if any(elements is None for elements in inputs.values()) or not _worth_storing(node):
+        return None
+    return _evaluate(node, {name: elements for name, elements in inputs.items() if elements is not None})
+
+
+def _worth_storing(node: ir.Node) -> bool:
+    total = 0
+    for value in node.outputs:
+        if value.shape is None or value.dtype is None or not value.shape.is_static():
+            return False
+        total += math.prod(value.shape.numpy()) * value.dtype.bitwidth // 8
+    given = sum(v.const_value.nbytes for v in node.inputs if v is not None and v.const_value is not None)
+    return total <= max(_MOST_BYTES, _MOST_GROWTH * given)
+
+
+def _evaluate(node: ir.Node, inputs: dict[str, Array]) -> list[Array] | None:
+    try:
+        with np.errstate(all="ignore"):
+            evaluator = ReferenceEvaluator(ir.to_proto(node), opsets={"": OPSET})
+            results = evaluator.run(None, inputs)
+    except Exception:  # whatever the reference cannot compute stays in the graph
+        return None
+    assert isinstance(results, list)
+    for value, elements in zip(node.outputs, results, strict=True):
+        if not isinstance(elements, np.ndarray | np.generic) or value.dtype is None or value.shape is None:
+            return None
+        if elements.dtype != value.dtype.numpy() or elements.shape != value.shape.numpy():
+            return None
+    return [np.asarray(elements) for elements in results]
+
+
+HITS = (
+    """g (float[2, 3] x) => (float[2, 3] y) {
+        a = Constant<value = float[3] {1., 2., 3.}>() b = Constant<value = float[3] {4., 5., 6.}>()
+        c = Add(a, b) y = Mul(x, c) }""",
+    """g (float[2, 3] x) => (float[6] y) {
+        s = Shape(x) n = ReduceProd<keepdims = 1>(s) y = Reshape(x, n) }""",
+)
+NEAR_MISSES = ()
