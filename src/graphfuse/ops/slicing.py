@@ -1,0 +1,204 @@
+"""Parts of tensors, and tensors with a border."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import sympy
+
+from graphfuse.graph import dims as D
+from graphfuse.graph.dims import Dim
+from graphfuse.ops import expr as E
+from graphfuse.ops.expr import Const, Expr, lift
+from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
+from graphfuse.ops.tensor import Tensor, index_map, pad, size, slice_
+
+# Models write "to the end" as the largest number of some integer type.
+_FAR = 2**31 - 1
+
+
+def _slice_samples() -> list[Sample]:
+    x = floats(13, 17)
+    last = np.iinfo(np.int64).max
+
+    def case(starts: list[int], ends: list[int], *more: np.ndarray, symbolic: bool = True) -> Sample:
+        arrays = [int64(*starts), int64(*ends), *more]
+        return sample(x, *arrays, constants=range(1, 1 + len(arrays)), symbolic=symbolic)
+
+    return [
+        case([1, 2], [5, 9]),
+        case([0], [last], int64(1)),
+        case([3], [last], int64(-1)),
+        case([-3], [last], int64(1)),
+        case([1], [-1], int64(0)),
+        case([-5, -4], [-1, -2], int64(1, 0)),
+        case([0], [99], int64(0)),
+        case([20], [99], int64(0), symbolic=False),
+        case([5], [2], int64(0)),
+        case([1, 0], [12, last], int64(0, 1), int64(3, 2)),
+        case([-1], [-last], int64(1), int64(-1)),
+        case([-2, 9], [-last, 2], int64(1, 0), int64(-3, -2)),
+        case([99], [-99], int64(0), int64(-1)),
+        sample(ints(0, 3), int64(0), int64(2), constants=[1, 2]),
+        sample(x, int64(1), int64(5), rejected="must be known"),
+    ]
+
+
+@op("Slice", samples=_slice_samples)
+def slice_op(node: OpNode) -> Tensor:
+    x, starts, ends = node.input(0), node.dims(1), node.dims(2)
+    if starts is None or ends is None:
+        raise NotSupported("the starts and ends must be known at compile time")
+    axes = range(len(starts)) if node.optional(3) is None else node.required_constant(3, "the axes").tolist()
+    steps = [1] * len(starts) if node.optional(4) is None else node.required_constant(4, "the steps").tolist()
+    first: list[Dim] = [0] * x.rank
+    step, shape = [1] * x.rank, list(x.shape)
+    for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
+        k = node.axis(a, x.rank)
+        if t == 0:
+            raise NotSupported("a step of 0")
+        first[k], shape[k], step[k] = _along(x.shape[k], s, e, int(t))
+    return x if D.same_shape(shape, x.shape) and all(t == 1 for t in step) else slice_(x, first, shape, step)
+
+
+def _along(extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]:
+    """First index, size of the result, and step along one axis; never out of bounds, whatever the symbols' values."""
+    if isinstance(extent, int) and isinstance(start, int) and isinstance(end, int):
+        r = range(*slice(start, end, step).indices(extent))
+        return (r.start if len(r) else 0), len(r), step
+    if step > 0:
+        # A start beyond the end needs no clamping: the size comes out as 0.
+        first, beyond = _clamp(start, extent, 0, start), _clamp(end, extent, 0, extent)
+        return first, D.maximum(0, D.ceildiv(D.add(beyond, D.mul(-1, first)), step)), step
+    last = D.add(extent, -1)
+    first, beyond = _clamp(start, extent, -1, last), _clamp(end, extent, -1, last)
+    return first, D.maximum(0, D.ceildiv(D.add(first, D.mul(-1, beyond)), -step)), step
+
+
+def _clamp(position: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
+    if isinstance(position, int) and abs(position) >= _FAR:
+        return high if position > 0 else low
+    sign = sympy.sympify(position)
+    if sign.is_nonnegative:
+        return D.minimum(position, high)
+    if sign.is_negative:
+        return D.maximum(D.add(extent, position), low)
+    raise NotSupported(f"the slice position {position} may be negative or not")
+
+
+def _pad_samples() -> list[Sample]:
+    x = floats(5, 7)
+
+    def case(pads: np.ndarray, *more: np.ndarray | None, fixed: Sequence[int] = (), **attrs: str) -> Sample:
+        arrays = [pads, *more]
+        return sample(x, *arrays, constants=range(1, 1 + len(arrays)), fixed=fixed, **attrs)  # type: ignore[arg-type]
+
+    return [
+        case(int64(1, 2, 3, 0)),
+        case(int64(1, 2, 3, 0), scalar(1.5)),
+        case(int64(1, 3), None, int64(-1)),
+        case(int64(-1, 2, -2, -3)),
+        *(case(int64(1, 2, 3, 0), mode=m) for m in ("reflect", "edge", "wrap")),
+        *(case(int64(0, 6, 4, 6), mode=m) for m in ("reflect", "edge", "wrap")),
+        *(case(int64(-1, 2, 2, -3), mode=m) for m in ("reflect", "edge")),
+        sample(floats(1, 5), int64(0, 2, 0, 3), constants=[1], mode="edge"),
+        sample(ints(2, 3, 4), int64(0, 1, 2, 0, 0, 1), scalar(-7, np.int32), constants=[1, 2]),
+        sample(bools(3), int64(1, 1), constants=[1]),
+        sample(x, int64(1, 1, 1, 1), rejected="must be known"),
+        sample(x, int64(1, 1, 1, 1), scalar(2.0), constants=[1], rejected="fill value"),
+    ]
+
+
+@op("Pad", samples=_pad_samples)
+def pad_op(node: OpNode) -> Tensor:
+    """Negative widths cut off; then the border is added."""
+    x = node.input(0)
+    before, after = _widths(node, x)
+    cut_before, cut_after = [_negative(b) for b in before], [_negative(a) for a in after]
+    if any(cut_before) or any(cut_after):
+        cut = [D.add(d, -b - a) for d, b, a in zip(x.shape, cut_before, cut_after, strict=True)]
+        x = slice_(x, cut_before, cut, [1] * x.rank)
+    before = [D.add(b, c) for b, c in zip(before, cut_before, strict=True)]
+    after = [D.add(a, c) for a, c in zip(after, cut_after, strict=True)]
+    if all(isinstance(w, int) and w == 0 for w in [*before, *after]):
+        return x
+    mode = node.attr("mode", "constant")
+    if mode == "constant":
+        return pad(x, before, after, _fill(node, x))
+    if mode not in _SOURCES:
+        raise NotSupported(f"mode = {mode!r} is unknown")
+    return _pad_by_index(x, before, after, mode)
+
+
+def _widths(node: OpNode, x: Tensor) -> tuple[list[Dim], list[Dim]]:
+    pads = node.dims(1)
+    if pads is None:
+        raise NotSupported("the widths of the border must be known at compile time")
+    axes = list(range(x.rank))
+    if node.optional(3) is not None:
+        axes = [node.axis(int(a), x.rank) for a in node.required_constant(3, "the axes")]
+    if len(pads) != 2 * len(axes):
+        raise NotSupported(f"pads = {pads} has not two values for each of {len(axes)} axes")
+    before: list[Dim] = [0] * x.rank
+    after: list[Dim] = [0] * x.rank
+    for k, a in enumerate(axes):
+        before[a], after[a] = pads[k], pads[len(axes) + k]
+    return before, after
+
+
+def _negative(width: Dim) -> int:
+    """How much a width cuts off: 0 for a border."""
+    if isinstance(width, int):
+        return max(0, -width)
+    if not width.is_nonnegative:
+        raise NotSupported(f"the border's width {width} may be negative")
+    return 0
+
+
+def _fill(node: OpNode, x: Tensor) -> Expr:
+    if node.optional(2) is None:
+        return lift(0, x.dtype)
+    return lift(node.required_constant(2, "the fill value").reshape(()).item(), x.dtype)
+
+
+def _edge(j: Expr, extent: Dim) -> Expr:
+    return E.minimum(E.maximum(j, 0), size(D.add(extent, -1)))
+
+
+def _wrap(j: Expr, extent: Dim) -> Expr:
+    return E.floormod(j, size(extent))
+
+
+def _reflect(j: Expr, extent: Dim) -> Expr:
+    """Reflection without repeating the edge: a triangle wave of period 2 * (extent - 1)."""
+    period = size(D.maximum(1, D.mul(2, D.add(extent, -1))))
+    position = E.floormod(j, period)
+    return (
+        E.minimum(position, size(D.mul(2, D.add(extent, -1))) - position) if extent != 1 else Const(0, position.dtype)
+    )
+
+
+def _reflect_once(j: Expr, extent: Dim) -> Expr:
+    """Reflection where no border is wider than the input: cheaper."""
+    last = size(D.add(extent, -1))
+    near = E.maximum(j, 0 - j)
+    return E.minimum(near, last + last - near)
+
+
+_SOURCES = {"edge": _edge, "wrap": _wrap, "reflect": _reflect}
+
+
+def _pad_by_index(x: Tensor, before: Sequence[Dim], after: Sequence[Dim], mode: str) -> Tensor:
+    shape = [D.add(D.add(d, b), a) for d, b, a in zip(x.shape, before, after, strict=True)]
+
+    def source(i: Expr, k: int) -> Expr:
+        if before[k] == 0 and after[k] == 0:
+            return i
+        extent, j = x.shape[k], i - size(before[k])
+        if mode == "reflect" and D.is_static(extent, before[k], after[k]) and max(before[k], after[k]) < extent:  # type: ignore[type-var]
+            return _reflect_once(j, extent)
+        return _SOURCES[mode](j, extent)
+
+    return index_map(x, shape, lambda i: tuple(source(e, k) for k, e in enumerate(i)))
