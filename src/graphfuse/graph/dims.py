@@ -87,7 +87,8 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 def maximum(*dims: Dim) -> Dim:
     if is_static(*dims):
         return max(dims)  # type: ignore[type-var]
-    return norm(sympy.Max(*dims))
+    # Unevaluated: sympy would try to decide which is larger, at great length.
+    return sympy.Max(*dims, evaluate=False)
 
 
 def minimum(*dims: Dim) -> Dim:

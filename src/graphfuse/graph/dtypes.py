@@ -39,6 +39,11 @@ def c_type(dtype: DType) -> str:
     return _C_NAMES[dtype][1]
 
 
+def item_bytes(dtype: DType) -> int:
+    """Bytes of one element in memory; types narrower than a byte are not stored."""
+    return int(dtype.itemsize)
+
+
 def vector_type(dtype: DType) -> str:
     """The C type of a register of elements, e.g. "gf_f32"; bool is a mask."""
     return "gf_mask" if dtype == BOOL else f"gf_{suffix(dtype)}"

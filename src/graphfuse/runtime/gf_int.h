@@ -121,4 +121,10 @@ GF_INLINE int64_t gf_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 GF_INLINE int64_t gf_max64(int64_t a, int64_t b) { return a > b ? a : b; }
 GF_INLINE int64_t gf_clamp64(int64_t x, int64_t lo, int64_t hi) { return gf_min64(gf_max64(x, lo), hi); }
 
+/* an index computed in floating point: truncated, out of range and NaN held at the ends */
+GF_INLINE int64_t gf_to_int64(double x) {
+    if (!(x > -9.2e18)) return x != x ? 0 : INT64_MIN;
+    return x < 9.2e18 ? (int64_t)x : INT64_MAX;
+}
+
 #endif

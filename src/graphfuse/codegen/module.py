@@ -1,0 +1,279 @@
+"""Assembling a module: kernels named by their contents, model_run and its companions, the weights."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphfuse.codegen.writer import Writer
+from graphfuse.graph.dims import Dim, add, c_text, maximum, symbols
+from graphfuse.graph.dtypes import SUPPORTED, item_bytes
+from graphfuse.ops.tensor import Tensor
+from graphfuse.plan.memory import aligned
+from graphfuse.plan.planner import Call, Plan
+from graphfuse.plan.site import Packed
+from graphfuse.plan.view import Buffer, View
+
+ALIGNMENT = 64
+
+HEADER = """\
+/* The face of a compiled model. No allocation, no global state; calls may run at the same time on different arenas. */
+#ifndef GRAPHFUSE_MODEL_H
+#define GRAPHFUSE_MODEL_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct gf_pool gf_pool;
+
+gf_pool *gf_pool_create(int threads);
+void gf_pool_destroy(gf_pool *pool);
+
+/* Runs the model: in and out hold one pointer for each input and output, dims the sizes of the symbolic dimensions, in
+ * the order of manifest.json. The arena is model_arena_bytes long and 64-byte aligned. pool may be NULL: one thread.
+ * Returns 0, or the number of the run-time guard (manifest.json, from 1) that failed; nothing is computed then. */
+int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims, void *arena,
+              gf_pool *pool);
+
+/* The arena that model_run needs for these sizes with a pool of so many threads. */
+int64_t model_arena_bytes(const int64_t *dims, int threads);
+
+/* Writes the sizes of all outputs' axes, one output after the other. */
+void model_output_shapes(const int64_t *dims, int64_t *shapes);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
+"""
+
+
+@dataclass
+class Port:
+    """An input or output of the model; shape entries are ints or expressions over the model's symbols."""
+
+    name: str
+    dtype: str
+    shape: list[int | str]
+
+
+@dataclass
+class Module:
+    """Everything that the toolchain and the artifact need; the text is the same for the same model and options.
+
+    kernels: function name -> C source of one function; entry: model_run and its companions.
+    """
+
+    preamble: str
+    amalgamated_preamble: str
+    kernels: dict[str, str]
+    entry: str
+    header: str
+    pool: str
+    weights: list[np.ndarray]
+    dims: list[str]
+    inputs: list[Port]
+    outputs: list[Port]
+    guards: list[str] = field(default_factory=list)
+    arena: str = "0"
+
+    @property
+    def main(self) -> str:
+        """What follows the preamble in the unit that calls the kernels."""
+        arguments = "(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch);"
+        prototypes = "".join(f"GF_KERNEL void {name}{arguments}\n" for name in self.kernels)
+        return "\n".join([self.pool, prototypes, self.entry])
+
+    def source(self) -> str:
+        """The whole model as one C file."""
+        return "\n".join([self.amalgamated_preamble, *self.kernels.values(), self.pool, self.entry])
+
+    def weight_bytes(self) -> bytes:
+        """The contents of weights.bin: every array on a 64-byte boundary, in order."""
+        chunks: list[bytes] = []
+        for array in self.weights:
+            data = array.tobytes()
+            chunks += [data, b"\0" * (-len(data) % ALIGNMENT)]
+        return b"".join(chunks)
+
+
+def assemble(plan: Plan, name_of: Callable[[Tensor], str], preamble: tuple[str, str], pool: str) -> Module:
+    """Emit the module of a plan; `preamble` is the one for separate units and the one for a single file."""
+    return _Assembler(plan, name_of, preamble, pool).run()
+
+
+class _Assembler:
+    def __init__(self, plan: Plan, name_of: Callable[[Tensor], str], preamble: tuple[str, str], pool: str) -> None:
+        self.plan = plan
+        self.name_of = name_of
+        self.preamble = preamble
+        self.pool = pool
+        self.kernels: dict[str, str] = {}
+        self.weights: list[np.ndarray] = []
+        self.weight_offsets: dict[object, int] = {}
+        self.weight_end = 0
+        self.dims = symbols(self._all_dims())
+        self.c_names = {s: f"{_identifier(s)}_{k}" for k, s in enumerate(self.dims)}
+
+    def run(self) -> Module:
+        body = self._model_run()
+        plan = self.plan
+        entry = "\n".join([self._arena_bytes(), self._output_shapes(), body])
+        ports = [[self._port(t) for t in group] for group in (plan.inputs, plan.outputs)]
+        for port, value in zip(ports[1], self._output_names(), strict=True):
+            port.name = value
+        guards = [g.message for g in plan.guards]
+        return Module(
+            *self.preamble, self.kernels, entry, HEADER, self.pool, self.weights, self.dims, *ports, guards, str(plan.arena.size)
+        )
+
+    def _output_names(self) -> list[str]:
+        return [self.name_of(t) for t in self.plan.outputs]
+
+    def _port(self, t: Tensor) -> Port:
+        assert t.dtype in SUPPORTED
+        return Port(self.name_of(t), t.dtype.name.lower(), [d if isinstance(d, int) else str(d) for d in t.shape])
+
+    def _all_dims(self) -> Iterable[Dim]:
+        plan = self.plan
+        for t in [*plan.inputs, *plan.outputs]:
+            yield from t.shape
+        for call in plan.calls:
+            yield from (call.code.rows, call.code.columns, call.code.work, call.code.scratch, *call.code.dims)
+            for p in call.code.pointers:
+                if isinstance(p, View):
+                    yield p.offset
+        yield plan.arena.size
+        yield from plan.arena.offsets.values()
+        for g in plan.guards:
+            yield from (g.left, g.right)
+
+    def _c(self, d: Dim) -> str:
+        return c_text(d, self.c_names)
+
+    # ------------------------------------------------------------------ functions
+
+    def _scratch(self) -> Dim:
+        sizes = list(dict.fromkeys(c.code.scratch for c in self.plan.calls if c.code.scratch != 0))
+        return aligned(maximum(*sizes) if len(sizes) > 1 else sizes[0]) if sizes else 0
+
+    def _arena_bytes(self) -> str:
+        w = Writer()
+        with w.block("GF_API int64_t model_arena_bytes(const int64_t *dims, int threads)"):
+            self._declare_dims(w, [self.plan.arena.size, self._scratch()])
+            w.line("const int64_t per_thread = threads < 1 ? 1 : threads;")
+            w.line(f"return {self._c(self.plan.arena.size)} + per_thread * {self._c(self._scratch())};")
+        return w.text()
+
+    def _output_shapes(self) -> str:
+        w = Writer()
+        with w.block("GF_API void model_output_shapes(const int64_t *dims, int64_t *shapes)"):
+            sizes = [d for t in self.plan.outputs for d in t.shape]
+            self._declare_dims(w, sizes)
+            if not sizes:
+                w.line("(void)shapes;")
+            for k, d in enumerate(sizes):
+                w.line(f"shapes[{k}] = {self._c(d)};")
+        return w.text()
+
+    def _model_run(self) -> str:
+        w = Writer()
+        w.line("GF_API int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims,")
+        with w.block("                     void *arena, gf_pool *pool)"):
+            self._declare_dims(w, [d for d in self._all_dims() if not isinstance(d, int)])
+            for name in ("weights", "in", "out", "arena", "pool"):
+                w.line(f"(void){name};")
+            for k, g in enumerate(self.plan.guards):
+                w.line(f"if ({self._c(g.left)} != {self._c(g.right)}) return {k + 1};")
+            w.line(f"char *const scratch = (char *)arena + {self._c(self.plan.arena.size)};")
+            w.line("(void)scratch;")
+            for call in self.plan.calls:
+                self._call(w, call)
+            w.line("return 0;")
+        return w.text()
+
+    def _declare_dims(self, w: Writer, used: Sequence[Dim]) -> None:
+        w.line("(void)dims;")
+        needed = set(symbols(used))
+        for k, s in enumerate(self.dims):
+            if s in needed:
+                w.line(f"const int64_t {self.c_names[s]} = dims[{k}];")
+
+    def _call(self, w: Writer, call: Call) -> None:
+        name = self._kernel(call)
+        code = call.code
+        w.comment(f"{call.label}: {', '.join(call.nodes)}" if call.nodes else call.label)
+        with w.block():
+            w.line("void *const p[] = {")
+            for p in code.pointers:
+                w.line(f"  (void *)({self._pointer(p)}),")
+            w.line("};")
+            dims = "NULL"
+            if code.dims:
+                w.line("const int64_t d[] = {" + ", ".join(self._c(d) for d in code.dims) + "};")
+                dims = "d"
+            scratch = self._c(aligned(code.scratch))
+            split = f"{self._c(code.rows)}, {code.row_grain}, {self._c(code.columns)}, {code.column_grain}"
+            w.line(f"gf_parallel(pool, {name}, p, {dims}, {split}, {self._c(code.work)}, scratch, {scratch});")
+
+    def _kernel(self, call: Call) -> str:
+        digest = hashlib.sha256(call.code.source.encode()).hexdigest()[:8]
+        name = f"gf_{_identifier(call.code.hint)}_{digest}"
+        self.kernels.setdefault(name, call.code.source.replace("@NAME@", name))
+        call.code.hint = name
+        return name
+
+    def _pointer(self, p: object) -> str:
+        if isinstance(p, Packed):
+            return f"(const char *)weights + {self._packed(p)}"
+        assert isinstance(p, View), p
+        offset = self._c(p.offset * item_bytes(p.dtype))
+        buffer = p.buffer
+        if buffer.kind == "arena":
+            base = f"(char *)arena + {self._c(self.plan.arena.offsets[buffer])}"
+        elif buffer.kind == "weight":
+            base = f"(const char *)weights + {self._constant(buffer)}"
+        elif buffer.kind == "input":
+            base = f"(const char *)in[{buffer.index}]"
+        else:
+            base = f"(char *)out[{buffer.index}]"
+        return base if offset == "0" else f"{base} + {offset}"
+
+    # ------------------------------------------------------------------ weights
+
+    def _packed(self, p: Packed) -> int:
+        key = (p.source, p.key)
+        if key not in self.weight_offsets:
+            array = _value(p.source)
+            self._add_weights(key, p.arrange(array))
+        return self.weight_offsets[key]
+
+    def _constant(self, buffer: Buffer) -> int:
+        source = self.plan.constants[buffer]
+        if source not in self.weight_offsets:
+            self._add_weights(source, _value(source))
+        return self.weight_offsets[source]
+
+    def _add_weights(self, key: object, array: np.ndarray) -> None:
+        self.weight_offsets[key] = self.weight_end
+        self.weights.append(np.ascontiguousarray(array))
+        self.weight_end = int(add(self.weight_end, int(aligned(array.nbytes))))  # type: ignore[arg-type]
+
+
+def _value(t: Tensor) -> np.ndarray:
+    assert t.value is not None and t.value.const_value is not None
+    return t.value.const_value.numpy()
+
+
+def _identifier(text: str) -> str:
+    """A C identifier fragment from any text; not unique by itself."""
+    safe = re.sub(r"[^A-Za-z0-9_]+", "_", text)[:40].strip("_")
+    return safe if safe and not safe[0].isdigit() else f"n{safe}"

@@ -1,0 +1,129 @@
+"""The value of one element of a region's tensors, as an expression over what the region reads.
+
+Maps and index maps are written into their readers; a reduction or contraction inside the region stands as a named
+result, which is only possible where it is read at the very row (or element) being computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from graphfuse.graph.dims import Dim, same_shape
+from graphfuse.graph.dtypes import I64
+from graphfuse.ops.expr import Arg, Const, Expr, Load, Var, loads_of, substitute
+from graphfuse.ops.tensor import Generate, IndexMap, Map, Tensor, broadcast_index, variables
+
+
+class Misaligned(Exception):
+    """A result inside the region is read at another row than the one being computed."""
+
+
+class Elements:
+    """Evaluates tensors of one region at indices over its iteration space.
+
+    `results` maps the tensors that the kernel computes itself (reductions, the contraction, spilled rows) to the leaf
+    that stands for them.
+    """
+
+    def __init__(self, members: Sequence[Tensor], space: Sequence[Dim], results: dict[Tensor, Expr]) -> None:
+        self.space = tuple(space)
+        self.results = results
+        self._members = set(map(id, members))
+        self._memo: dict[tuple[Tensor, tuple[Expr, ...]], Expr] = {}
+
+    def canonical(self, t: Tensor) -> tuple[Expr, ...]:
+        """The index of a tensor at the current point of the space; per-row tensors align by their axes above 1."""
+        space = variables(len(self.space))
+        if same_shape(t.shape, self.space):
+            return tuple(_zero_if_unit(d, v) for d, v in zip(t.shape, space, strict=True))
+        return self._aligned(t, list(space))
+
+    def _aligned(self, t: Tensor, space: list[Var]) -> tuple[Expr, ...]:
+        if t.rank == len(self.space) and all(_is_unit(d) or d == s for d, s in zip(t.shape, self.space, strict=True)):
+            return tuple(_zero_if_unit(d, v) for d, v in zip(t.shape, space, strict=True))
+        # Axes may have been squeezed away: match the remaining ones from the left, by size.
+        index: list[Expr] = []
+        position = 0
+        for d in t.shape:
+            if _is_unit(d):
+                index.append(Const(0, I64))
+                continue
+            while position < len(self.space) and not (self.space[position] == d and position not in self._folded(t)):
+                position += 1
+            if position == len(self.space):
+                raise Misaligned(f"{t} does not line up with the rows of {list(self.space)}")
+            index.append(space[position])
+            position += 1
+        return tuple(index)
+
+    def _folded(self, t: Tensor) -> frozenset[int]:
+        """The axes of the space that a squeezed per-row tensor can't have."""
+        while t.prim is not None and id(t) in self._members and t.rank != len(self.space):
+            t = t.args[0]
+        if t.rank != len(self.space):
+            return frozenset()
+        return frozenset(k for k, (d, s) in enumerate(zip(t.shape, self.space, strict=True)) if _is_unit(d) and not _is_unit(s))
+
+    def forget(self) -> None:
+        """Drop what was inlined so far: `results` has changed."""
+        self._memo.clear()
+
+    def at_canonical(self, t: Tensor) -> Expr:
+        return self.element(t, self.canonical(t))
+
+    def element(self, t: Tensor, index: tuple[Expr, ...]) -> Expr:
+        """The element of a tensor at an index. Raises Misaligned."""
+        index = tuple(_zero_if_unit(d, e) for d, e in zip(t.shape, index, strict=True))
+        if t in self.results:
+            if index != self.canonical(t):
+                raise Misaligned(f"{t} is read at another row than its own")
+            return self.results[t]
+        if id(t) not in self._members:
+            return Load(t, index)
+        key = (t, index)
+        if key not in self._memo:
+            self._memo[key] = self._inline(t, index)
+        return self._memo[key]
+
+    def _inline(self, t: Tensor, index: tuple[Expr, ...]) -> Expr:
+        if isinstance(t.prim, Map):
+            replace: dict[Expr, Expr] = {}
+            for k, a in enumerate(t.prim.args):
+                lead = t.rank - a.rank
+                part = tuple(broadcast_index(d, t.shape[lead + j], index[lead + j]) for j, d in enumerate(a.shape))
+                replace[Arg(k, a.dtype)] = self.element(a, part)
+            return substitute(t.prim.body, replace)
+        if isinstance(t.prim, Generate):
+            return t.prim.body(index)
+        if isinstance(t.prim, IndexMap):
+            inner, guard = t.prim.at(index)
+            guard = None if guard is None else self._resolve(guard)
+            inner = tuple(self._resolve(e) for e in inner)
+            value = self.element(t.args[0], inner)
+            if guard is None:
+                return value
+            if not isinstance(value, Load) or value.guard is not None:
+                raise Misaligned(f"{t} guards a computed value")
+            return Load(value.tensor, value.index, guard, t.prim.fill)
+        raise Misaligned(f"{t} cannot be computed element by element")
+
+    def _resolve(self, e: Expr) -> Expr:
+        """Loads inside an index (gather indices) may be of tensors computed in this region."""
+        return resolve_loads(e, lambda x: self.element(x.tensor, x.index))
+
+
+def resolve_loads(e: Expr, function: Callable[[Load], Expr]) -> Expr:
+    """The expression with every load replaced."""
+    replace: dict[Expr, Expr] = {}
+    for x in loads_of([e]):
+        index = tuple(substitute(i, replace) for i in x.index)
+        replace[x] = function(Load(x.tensor, index, x.guard, x.fill))
+    return substitute(e, replace)
+
+
+def _is_unit(d: Dim) -> bool:
+    return isinstance(d, int) and d == 1
+
+
+def _zero_if_unit(d: Dim, e: Expr) -> Expr:
+    return Const(0, I64) if _is_unit(d) else e

@@ -1,0 +1,168 @@
+"""The whole graph lowered to one tensor program: the input of fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from graphfuse.errors import UnsupportedModelError
+from graphfuse.graph.dims import Dim, same, shape_of
+from graphfuse.graph.dtypes import SUPPORTED
+from graphfuse.graph.origins import label
+from graphfuse.ops.registry import NotSupported, lower
+from graphfuse.ops.tensor import Map, Tensor
+
+
+@dataclass
+class Guard:
+    """Two sizes that the compiler takes as equal and the library checks at run time."""
+
+    left: Dim
+    right: Dim
+    message: str
+
+
+@dataclass
+class Program:
+    """Tensors in topological order, and whose they are."""
+
+    graph: ir.Graph
+    tensors: list[Tensor] = field(default_factory=list)
+    node_of: dict[Tensor, ir.Node] = field(default_factory=dict)
+    of_value: dict[ir.Value, Tensor] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    position: dict[Tensor, int] = field(default_factory=dict)
+    consumers: dict[Tensor, list[Tensor]] = field(default_factory=dict)
+
+    def is_output(self, tensor: Tensor) -> bool:
+        return any(tensor is o for o in self.outputs)
+
+    def constant(self, tensor: Tensor) -> np.ndarray | None:
+        """The value of a leaf that is known at compile time."""
+        if tensor.prim is not None or tensor.value is None:
+            return None
+        known = ir.convenience.get_const_tensor(tensor.value)
+        return None if known is None else known.numpy()
+
+    def name(self, tensor: Tensor) -> str:
+        """The user's name for the node that computes a tensor, or for the graph value."""
+        node = self.node_of.get(tensor)
+        if node is not None:
+            return label(node)
+        return (tensor.value.name or "?") if tensor.value is not None else "?"
+
+
+def lower_graph(graph: ir.Graph, where: str = "") -> Program:
+    """Lower every node. Raises UnsupportedModelError listing every node that can't be, with its reason."""
+    program = Program(graph)
+    unsupported: list[tuple[str, str, str]] = []
+    for value in graph.inputs:
+        _add_leaf(program, value, unsupported)
+    for value in graph.initializers.values():
+        _add_leaf(program, value, unsupported)
+    for node in graph:
+        _lower_node(program, node, unsupported)
+    if unsupported:
+        raise UnsupportedModelError(unsupported, where=where, remedy="leave these nodes out of the model, or report them")
+    program.outputs = [program.of_value[value] for value in graph.outputs]
+    _keep_live(program)
+    _collect_guards(program)
+    return program
+
+
+def _add_leaf(program: Program, value: ir.Value, unsupported: list[tuple[str, str, str]]) -> None:
+    if value in program.of_value:
+        return
+    if value.const_value is not None and value.shape is None:
+        value.shape = ir.Shape(value.const_value.shape)
+    if value.dtype is None and value.const_value is not None:
+        value.dtype = value.const_value.dtype
+    if value.dtype is None or value.shape is None:
+        unsupported.append(("Input", value.name or "?", "its shape or element type is not declared"))
+        return
+    program.of_value[value] = Tensor(shape_of(value), value.dtype, None, value)
+
+
+def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, str, str]]) -> None:
+    constant = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
+    if constant:
+        value = node.outputs[0]
+        value.const_value = ir.convenience.get_const_tensor(value)
+        _add_leaf(program, value, unsupported)
+        return
+    inputs: list[Tensor | None] = []
+    for value in node.inputs:
+        if value is None:
+            inputs.append(None)
+            continue
+        if value not in program.of_value:
+            return  # its producer is unsupported and listed already
+        inputs.append(program.of_value[value])
+    try:
+        outputs = lower(node, inputs)
+        _check_types(node, outputs)
+    except NotSupported as reason:
+        unsupported.append((node.op_type, label(node), str(reason)))
+        return
+    for value, tensor in zip(node.outputs, outputs, strict=False):
+        if tensor is not None:
+            program.of_value[value] = tensor
+            _own(program, tensor, node)
+
+
+def _check_types(node: ir.Node, outputs: Sequence[Tensor | None]) -> None:
+    for tensor in outputs:
+        if tensor is not None and tensor.dtype not in SUPPORTED:
+            raise NotSupported(f"element type {tensor.dtype.name.lower()} is not supported yet")
+
+
+def _own(program: Program, tensor: Tensor, node: ir.Node) -> None:
+    """Assign the tensors that this node added to the program to it, arguments first."""
+    if tensor.prim is None or tensor in program.node_of:
+        return
+    stack: list[tuple[Tensor, bool]] = [(tensor, False)]
+    while stack:
+        t, ready = stack.pop()
+        if t.prim is None or t in program.node_of:
+            continue
+        if ready:
+            program.node_of[t] = node
+            program.tensors.append(t)
+        else:
+            stack.append((t, True))
+            stack += [(a, False) for a in reversed(t.args)]
+
+
+def _keep_live(program: Program) -> None:
+    live: set[int] = set()
+    stack = list(program.outputs)
+    while stack:
+        t = stack.pop()
+        if id(t) not in live:
+            live.add(id(t))
+            stack += t.args
+    program.tensors = [t for t in program.tensors if id(t) in live]
+    program.position = {t: k for k, t in enumerate(program.tensors)}
+    for t in program.tensors:
+        for a in dict.fromkeys(t.args):
+            program.consumers.setdefault(a, []).append(t)
+
+
+def _collect_guards(program: Program) -> None:
+    seen: set[tuple[str, str]] = set()
+    for t in program.tensors:
+        if not isinstance(t.prim, Map):
+            continue
+        for a in t.args:
+            lead = t.rank - a.rank
+            for k, d in enumerate(a.shape):
+                out = t.shape[lead + k]
+                key = (str(d), str(out))
+                if (isinstance(d, int) and d == 1) or same(d, out) or key in seen:
+                    continue
+                seen.add(key)
+                program.guards.append(Guard(d, out, f"{program.name(t)}: sizes {d} and {out} must be equal to broadcast"))

@@ -1,0 +1,479 @@
+"""The generic kernel: any region of maps, index maps and reductions, row by row.
+
+The iteration space is sorted by where the data lies, axes that lie back to back are joined, and the innermost one runs
+along the lanes. When that one is reduced, folds end in a horizontal step ("along" the lanes); when it is not, each
+lane folds for itself ("across").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from graphfuse.codegen.access import Access, access
+from graphfuse.codegen.params import Params
+from graphfuse.codegen.vector import Context, Scope
+from graphfuse.codegen.writer import Writer
+from graphfuse.fuse.passes import Fold, Pass, RowProgram
+from graphfuse.graph.dims import Dim, add, ceildiv, estimate, mul, product, same
+from graphfuse.graph.dtypes import BOOL, DType, c_type, is_float, item_bytes, suffix, vector_type
+from graphfuse.ops.expr import Const, Expr, Var, cost, loads_of, substitute, variables_of
+from graphfuse.ops.tensor import Tensor, variables
+from graphfuse.plan.site import SIGNATURE, KernelCode
+from graphfuse.plan.view import Buffer, View, ordered_strides, surely_larger
+from graphfuse.target import Target
+
+# Elements of a long row that one unit of work covers, and vectors that one "across" block covers.
+CHUNK = 4096
+BLOCK = 4
+# Independent accumulators of a fold along the lanes, to hide the latency of the addition.
+ACCUMULATORS = 4
+
+
+@dataclass
+class Axis:
+    """One loop of the joined iteration space."""
+
+    var: Var
+    extent: Dim
+    reduced: bool
+
+
+def emit(program: RowProgram, views: Mapping[Tensor, View], target: Target) -> KernelCode:
+    """Emit the kernel of a rows region; `views` holds every tensor that is read or stored."""
+    return _Rows(program, dict(views), target).emit()
+
+
+class _Rows:
+    def __init__(self, program: RowProgram, views: dict[Tensor, View], target: Target) -> None:
+        self.program = program
+        self.target = target
+        self.views = views
+        self.scratch: Dim = 0
+        self.spill_views = [self._place_spill(t) for t in program.spills]
+        self.loads = loads_of(self._expressions())
+        self.load_access = {e: access(views[e.tensor], e.index) for e in self.loads}
+        self.store_access: dict[Tensor, Access] = {}
+        for t in self._stored():
+            self.store_access[t] = access(views[t], program.elements.canonical(t))
+        self.axes = self._axes()
+        self._join_axes()
+        self.lane = self._choose_lane()
+        self.along = self.lane is not None and self.lane.reduced
+
+    # ------------------------------------------------------------------ analysis
+
+    def _expressions(self) -> list[Expr]:
+        found: list[Expr] = []
+        for p in self.program.passes:
+            found += [f.value for f in p.folds] + [e for _, e in p.stores + p.row_stores]
+        return found
+
+    def _stored(self) -> list[Tensor]:
+        return list(dict.fromkeys(t for p in self.program.passes for t, _ in p.stores + p.row_stores))
+
+    def _place_spill(self, t: Tensor) -> View:
+        buffer = Buffer("scratch", product(t.shape), t.dtype)
+        strides = tuple(0 if d == 1 else s for d, s in zip(t.shape, ordered_strides(t.shape, range(t.rank)), strict=True))
+        # The offset in bytes lies in the pointer, see `_declare_spills`.
+        self.views[t] = View(buffer, t.shape, strides)
+        buffer.index = len(self.program.spills)
+        return self.views[t]
+
+    def _axes(self) -> list[Axis]:
+        space = variables(len(self.program.space))
+        axes = [
+            Axis(v, d, k in self.program.axes)
+            for k, (v, d) in enumerate(zip(space, self.program.space, strict=True))
+            if not (isinstance(d, int) and d == 1)
+        ]
+        return _by_stride(axes, self._leading_access())
+
+    def _leading_access(self) -> Access | None:
+        """The access whose layout the loops follow: the fullest store, else the fullest load."""
+        stores = list(self.store_access.values())
+        candidates = stores + [a for e, a in self.load_access.items() if not a.irregular]
+        if not candidates:
+            return None
+        most = max(_rank(a) for a in candidates)
+        return next(a for a in candidates if _rank(a) == most)
+
+    def _accesses(self) -> list[Access]:
+        return [*self.load_access.values(), *self.store_access.values()]
+
+    def _pinned(self) -> set[Var]:
+        """Variables whose value is used by itself (irregular indices, guards, index values): not to be joined."""
+        pinned: set[Var] = set()
+        for a in self._accesses():
+            for e, _ in a.irregular:
+                pinned |= set(variables_of(e))
+        for e in self.loads:
+            for part in (e.guard, e.fill):
+                if part is not None:
+                    pinned |= set(variables_of(part))
+        plain = [_without_loads(e) for e in self._expressions()]
+        for e in plain:
+            pinned |= {v for v in variables_of(e)}
+        for p in self.program.passes:
+            for f in p.folds:
+                if f.prim.kind.startswith("arg"):
+                    pinned |= {a.var for a in self.axes if a.reduced}
+        return pinned
+
+    def _join_axes(self) -> None:
+        pinned = self._pinned()
+        k = 0
+        while k + 1 < len(self.axes):
+            outer, inner = self.axes[k], self.axes[k + 1]
+            joinable = (
+                outer.reduced == inner.reduced
+                and not {outer.var, inner.var} & pinned
+                and all(
+                    same(a.stride(outer.var), mul(a.stride(inner.var), inner.extent)) for a in self._accesses()
+                )
+            )
+            if not joinable:
+                k += 1
+                continue
+            for a in self._accesses():
+                a.strides.pop(outer.var, None)
+            self.axes[k : k + 2] = [Axis(inner.var, mul(outer.extent, inner.extent), inner.reduced)]
+            k = max(k - 1, 0)
+
+    def _choose_lane(self) -> Axis | None:
+        if not self.axes:
+            return None
+        leading = self._leading_access()
+        unit = [x for x in self.axes if leading is not None and leading.stride(x.var) == 1]
+        if unit:
+            return unit[-1]
+        # No unit stride in the leading access: the axis that most accesses step through one by one.
+        votes = [(sum(a.stride(x.var) == 1 for a in self._accesses()), k) for k, x in enumerate(self.axes)]
+        return self.axes[max(votes)[1]]
+
+    # ------------------------------------------------------------------ emission
+
+    def emit(self) -> KernelCode:
+        w = Writer()
+        w.line(SIGNATURE)
+        with w.block():
+            self.head = w.section()
+            self.params = Params(self.head)
+            self.context = Context(self.params, self.views, self.lane.var if self.lane else None, self.load_access)
+            self.root = Scope(self.context, w.section())
+            self._declare_outputs()
+            self._declare_spills()
+            rows = self._row_loop(w)
+            for unused in _unused(self):
+                self.head.line(f"(void){unused};")
+        elements = product(self.program.space)
+        operations = sum(cost(e) for e in self._expressions()) + 2 * len(self._accesses())
+        return KernelCode(
+            hint="rows_" + self._hint(),
+            source=w.text(),
+            pointers=self.params.pointers,
+            dims=self.params.dims,
+            rows=rows,
+            work=mul(elements, operations),
+            scratch=self.scratch,
+            describe=self._describe(),
+        )
+
+    def _hint(self) -> str:
+        kinds = [f.prim.kind for p in self.program.passes for f in p.folds]
+        dtype = suffix(next(iter(self._stored())).dtype) if self._stored() else "none"
+        return "_".join([dtype, *kinds[:3]])
+
+    def _describe(self) -> str:
+        trips = len(self.program.passes)
+        how = "along the lanes" if self.along else "across the lanes" if self.program.axes else "element by element"
+        return f"rows, {how}, {trips} pass{'es' * (trips != 1)}"
+
+    def _declare_outputs(self) -> None:
+        for t in self._stored():
+            if t not in self.program.spills:
+                self.params.pointer(self.views[t], t.dtype, "y", written=True)
+
+    def _declare_spills(self) -> None:
+        for t, view in zip(self.program.spills, self.spill_views, strict=True):
+            name = self.head.fresh("row")
+            offset = self.params.dim(self.scratch)
+            self.head.line(f"{c_type(t.dtype)} *restrict {name} = (void *)(scratch + {offset});")
+            self.params.alias(view, name)
+            self.scratch = add(self.scratch, mul(ceildiv(mul(product(t.shape), item_bytes(t.dtype)), 64), 64))
+
+    def _row_loop(self, w: Writer) -> Dim:
+        """The loop over rows; returns their number. A row is one point of the outer axes, and one chunk of the lane."""
+        outer = [a for a in self.axes if not a.reduced and a is not self.lane]
+        chunked = self.lane is not None and not self.lane.reduced
+        counters: list[tuple[str, Dim]] = [(a.var.name, a.extent) for a in outer]
+        chunk = self._chunk()
+        chunks = ceildiv(self.lane.extent, chunk) if chunked else 1
+        if chunks != 1:
+            counters.append(("chunk", chunks))
+        if counters:
+            self._start_counters(w, counters)
+        with w.loop("r", "r0", "r1"):
+            row = w.section()
+            if chunked:
+                assert self.lane is not None
+                extent = self.params.dim(self.lane.extent)
+                row.line(f"const int64_t j0 = {'0' if chunks == 1 else f'chunk * {chunk}'};")
+                row.line(f"const int64_t j1 = {extent if chunks == 1 else f'gf_min64(j0 + {chunk}, {extent})'};")
+            self._row(row, {a.var: a.var.name for a in outer})
+            if counters:
+                self._advance_counters(w, counters)
+        return product(n for _, n in counters)
+
+    def _chunk(self) -> int:
+        if self.lane is None or self.program.axes:
+            return self.target.lanes * BLOCK
+        extent = self.lane.extent
+        others = product(a.extent for a in self.axes if a is not self.lane)
+        if isinstance(extent, int) and (extent <= CHUNK or estimate(others) >= 4 * self.target.cores):
+            lanes = self.target.lanes
+            return max(lanes, -(-extent // lanes) * lanes)
+        return CHUNK
+
+    def _start_counters(self, w: Writer, counters: Sequence[tuple[str, Dim]]) -> None:
+        if len(counters) == 1:
+            w.line(f"int64_t {counters[0][0]} = r0;")
+            return
+        w.line("int64_t rest = r0;")
+        for name, extent in reversed(counters[1:]):
+            n = self.params.dim(extent)
+            w.line(f"int64_t {name} = rest % {n};")
+            w.line(f"rest /= {n};")
+        w.line(f"int64_t {counters[0][0]} = rest;")
+
+    def _advance_counters(self, w: Writer, counters: Sequence[tuple[str, Dim]]) -> None:
+        text = f"++{counters[0][0]};"
+        for name, extent in counters[1:]:
+            text = f"if (++{name} == {self.params.dim(extent)}) {{ {name} = 0; {text} }}"
+        w.line(text)
+
+    def _row(self, w: Writer, variables_: dict[Var, str]) -> None:
+        row = self.root.child(variables_, w.section())
+        if self.lane is None or self.along:
+            self._passes(w, row)
+            return
+        block = BLOCK if self.program.axes else 1
+        w.line("int64_t j = j0;")
+        lanes = "GF_W" if block == 1 else f"{block} * GF_W"
+        with w.block(f"for (; j + {lanes} <= j1; j += {lanes})"):
+            self._blocks(w, row, block)
+        if block > 1:
+            with w.block("for (; j + GF_W <= j1; j += GF_W)"):
+                self._blocks(w, row, 1)
+        with w.block("if (j < j1)"):
+            w.line("const int64_t n = j1 - j;")
+            self._blocks(w, row, 1, count="n")
+
+    def _blocks(self, w: Writer, row: Scope, block: int, count: str | None = None) -> None:
+        assert self.lane is not None
+        scopes = []
+        for u in range(block):
+            text = "j" if u == 0 else f"(j + {u} * GF_W)"
+            scopes.append(row.child({self.lane.var: text}, w.section(), count))
+        self._passes(w, *scopes)
+
+    def _passes(self, w: Writer, *rows: Scope) -> None:
+        """The passes of one row, for one or several blocks of lanes at once."""
+        scopes = list(rows)
+        for p in self.program.passes:
+            finished = self._pass(w, p, scopes)
+            # What depends on this pass's results is written behind it.
+            scopes = [row.child(writer=w.section()) for row in scopes]
+            for row, results in zip(scopes, finished, strict=True):
+                for fold, name in results:
+                    row.bind(fold.result, name)
+                for t, e in p.row_stores:
+                    row.store(self.views[t], self.store_access[t], row.vector(e))
+
+    def _pass(self, w: Writer, p: Pass, rows: Sequence[Scope]) -> list[list[tuple[Fold, str]]]:
+        """One trip over the row; returns for each block its folds with the C names of their results."""
+        if not p.folds and not p.stores:
+            return [[] for _ in rows]
+        folds = [[_Accumulator(f, w, self.along) for f in p.folds] for _ in rows]
+        loops = [a for a in self.axes if a.reduced and a is not self.lane]
+        with _nest(w, [(a.var.name, "0", self.params.dim(a.extent)) for a in loops]):
+            place = {a.var: a.var.name for a in loops}
+            inner = [row.child(place, w.section()) for row in rows]
+            if self.along:
+                self._along(w, p, inner[0], folds[0])
+            else:
+                for scope, accumulators in zip(inner, folds, strict=True):
+                    body = scope.child(writer=w)
+                    self._step(body, p, accumulators, 0)
+        return [[(a.fold, a.finish(w, self.along)) for a in accumulators] for accumulators in folds]
+
+    def _along(self, w: Writer, p: Pass, scope: Scope, accumulators: Sequence[_Accumulator]) -> None:
+        assert self.lane is not None
+        extent = self.params.dim(self.lane.extent)
+        var = self.lane.var
+        with w.block():
+            w.line("int64_t j = 0;")
+            ways = accumulators[0].ways if accumulators else 1
+            if ways > 1:
+                with w.block(f"for (; j + {ways} * GF_W <= {extent}; j += {ways} * GF_W)"):
+                    for u in range(ways):
+                        text = "j" if u == 0 else f"(j + {u} * GF_W)"
+                        self._step(scope.child({var: text}, w), p, accumulators, u)
+            with w.block(f"for (; j + GF_W <= {extent}; j += GF_W)"):
+                self._step(scope.child({var: "j"}, w), p, accumulators, 0)
+            with w.block(f"if (j < {extent})"):
+                w.line(f"const int64_t n = {extent} - j;")
+                self._step(scope.child({var: "j"}, w, "n"), p, accumulators, 0)
+
+    def _step(self, scope: Scope, p: Pass, accumulators: Sequence[_Accumulator], way: int) -> None:
+        """One register's worth of a pass."""
+        for t, e in p.stores:
+            scope.store(self.views[t], self.store_access[t], scope.vector(e))
+        for a in accumulators:
+            a.fold_in(scope, way, self.along)
+
+
+class _Accumulator:
+    """The running value of a fold, in one register or several independent ones."""
+
+    def __init__(self, fold: Fold, w: Writer, along: bool) -> None:
+        self.fold = fold
+        self.kind = fold.prim.kind
+        self.is_arg = self.kind.startswith("arg")
+        self.dtype: DType = fold.value.dtype
+        self.ways = ACCUMULATORS if along and not self.is_arg else 1
+        self.names = [w.fresh("acc") for _ in range(self.ways)]
+        start = identity(self.kind, self.dtype)
+        for name in self.names:
+            w.line(f"{vector_type(self.dtype)} {name} = gf_splat_{suffix(self.dtype)}({start});")
+        if self.is_arg:
+            self.at = w.fresh("at")
+            w.line(f"gf_i64 {self.at} = gf_splat_i64(-1);")
+
+    def fold_in(self, scope: Scope, way: int, along: bool) -> None:
+        value = scope.vector(self.fold.value)
+        name, s = self.names[way], suffix(self.dtype)
+        if self.is_arg:
+            self._fold_position(scope, value, along)
+            return
+        if scope.count and along:
+            value = f"gf_select_{s}(gf_first({scope.count}), {value}, gf_splat_{s}({identity(self.kind, self.dtype)}))"
+        if self.kind in ("sum", "prod"):
+            scope.writer.line(f"{name} = gf_{'add' if self.kind == 'sum' else 'mul'}_{s}({name}, {value});")
+        else:
+            scope.writer.line(f"{name} = gf_{self.kind}_{s}({name}, {value});")
+
+    def _fold_position(self, scope: Scope, value: str, along: bool) -> None:
+        axis = self.fold.prim.axes[0]
+        s, w = suffix(self.dtype), scope.writer
+        position = scope.vector(Var(f"i{axis}"))
+        order = ("ge" if self.fold.prim.last else "gt") if self.kind == "argmax" else ("le" if self.fold.prim.last else "lt")
+        better = f"gf_{order}_{s}({value}, {self.names[0]})"
+        unset = f"gf_lt_i64({self.at}, gf_splat_i64(0))"
+        take = w.let("gf_mask", f"{better} | {unset}", "m")
+        if is_float(self.dtype):
+            # As in NumPy, the first NaN wins over every number.
+            nan = w.let("gf_mask", f"gf_ne_{s}({value}, {value}) & gf_eq_{s}({self.names[0]}, {self.names[0]})", "m")
+            old = w.let("gf_mask", f"gf_eq_{s}({self.names[0]}, {self.names[0]})", "m")
+            take = w.let("gf_mask", f"({take} & {old}) | {nan}", "m")
+        if scope.count and along:
+            take = w.let("gf_mask", f"{take} & gf_first({scope.count})", "m")
+        w.line(f"{self.names[0]} = gf_select_{s}({take}, {value}, {self.names[0]});")
+        w.line(f"{self.at} = gf_select_i64({take}, {position}, {self.at});")
+
+    def finish(self, w: Writer, along: bool) -> str:
+        """The C name of the result, the same in every lane when folded along them."""
+        s = suffix(self.dtype)
+        if self.is_arg:
+            return self._finish_position(w) if along else self.at
+        text = self.names[0]
+        for other in self.names[1:]:
+            if self.kind in ("sum", "prod"):
+                text = f"gf_{'add' if self.kind == 'sum' else 'mul'}_{s}({text}, {other})"
+            else:
+                text = f"gf_{self.kind}_{s}({text}, {other})"
+        if along:
+            horizontal = {"sum": "hsum", "prod": "hprod", "max": "hmax", "min": "hmin"}[self.kind]
+            text = f"gf_splat_{s}(gf_{horizontal}_{s}({text}))"
+        return w.let(vector_type(self.dtype), text, "f")
+
+    def _finish_position(self, w: Writer) -> str:
+        """Among the lanes the best value wins, and of equals the first (or last) position."""
+        s, c = suffix(self.dtype), c_type(self.dtype)
+        values, places, best = w.fresh("e"), w.fresh("e"), w.fresh("b")
+        w.line(f"{c} {values}[GF_W];")
+        w.line(f"int64_t {places}[GF_W];")
+        w.line(f"gf_store_{s}({values}, {self.names[0]});")
+        w.line(f"gf_store_i64({places}, {self.at});")
+        w.line(f"int {best} = 0;")
+        sign = ">" if self.kind == "argmax" else "<"
+        tie = ">" if self.fold.prim.last else "<"
+        with w.block("for (int l = 1; l < GF_W; ++l)"):
+            w.line(f"if ({places}[l] < 0) continue;")
+            nan_l, nan_b = f"{values}[l] != {values}[l]", f"{values}[{best}] != {values}[{best}]"
+            equal = f"({values}[l] == {values}[{best}] || ({nan_l} && {nan_b})) && {places}[l] {tie} {places}[{best}]"
+            better = f"!({nan_b}) && ({nan_l} || {values}[l] {sign} {values}[{best}])"
+            w.line(f"if (({equal}) || ({better})) {best} = l;")
+        return w.let("gf_i64", f"gf_splat_i64({places}[{best}])", "f")
+
+
+def identity(kind: str, dtype: DType) -> str:
+    """The C text of the value that a fold starts from."""
+    if kind in ("sum", "prod"):
+        return "0" if kind == "sum" else "1"
+    lowest = kind in ("max", "argmax")
+    if is_float(dtype):
+        return "-INFINITY" if lowest else "INFINITY"
+    if dtype == BOOL:
+        return "0" if lowest else "1"
+    bits = item_bytes(dtype) * 8
+    signed = suffix(dtype).startswith("i")
+    if lowest:
+        return f"INT{bits}_MIN" if signed else "0"
+    return f"INT{bits}_MAX" if signed else f"UINT{bits}_MAX"
+
+
+@contextmanager
+def _nest(w: Writer, loops: Sequence[tuple[str, str, str]]) -> Iterator[None]:
+    if not loops:
+        yield
+        return
+    name, start, stop = loops[0]
+    with w.loop(name, start, stop), _nest(w, loops[1:]):
+        yield
+
+
+def _rank(a: Access) -> int:
+    return sum(1 for s in a.strides.values() if s != 0)
+
+
+def _by_stride(axes: list[Axis], leading: Access | None) -> list[Axis]:
+    """Axes from the largest stride to the smallest in the leading access; absent ones stay outside."""
+    if leading is None:
+        return axes
+    result: list[Axis] = []
+    for x in axes:
+        k = len(result)
+        s = leading.stride(x.var)
+        while k > 0 and s != 0 and leading.stride(result[k - 1].var) != 0:
+            if not surely_larger(s, leading.stride(result[k - 1].var)):
+                break
+            k -= 1
+        result.insert(k, x)
+    return result
+
+
+def _without_loads(e: Expr) -> Expr:
+    """The expression with its loads taken out, so that only directly used variables remain."""
+    return substitute(e, {x: Const(0, x.dtype) for x in loads_of([e])})
+
+
+def _unused(rows: _Rows) -> list[str]:
+    names = ["c0", "c1"]
+    if not rows.params.dims:
+        names.append("d")
+    if not rows.program.spills:
+        names.append("scratch")
+    return names
+

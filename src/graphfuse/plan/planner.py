@@ -1,0 +1,338 @@
+"""Planning: where every tensor lives, which kernel computes each region, in which order, in which memory.
+
+Placement goes from the outputs backward, so that what is concatenated, padded or returned is computed in place; then
+the regions are planned in order of execution, with copies only where no view can say it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from graphfuse.errors import UnsupportedModelError
+from graphfuse.fuse.element import Elements
+from graphfuse.fuse.passes import RowProgram, schedule
+from graphfuse.fuse.program import Guard
+from graphfuse.fuse.regions import VIEWS, Fusion, Region
+from graphfuse.graph.dims import Dim, same
+from graphfuse.graph.origins import origins
+from graphfuse.ops.expr import Arg, Expr
+from graphfuse.ops.tensor import Concat, Expand, Map, Pad, Reshape, Slice, Tensor, Transpose
+from graphfuse.plan.layout import Layouts
+from graphfuse.plan.memory import Arena, Lifetime, lay_out
+from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, accumulator
+from graphfuse.plan.view import Buffer, View, dense
+from graphfuse.target import Target
+
+RowsEmitter = Callable[[RowProgram, dict[Tensor, View], Target], KernelCode]
+
+
+@dataclass
+class Call:
+    """One kernel call. `reads` and `writes` are the buffers it touches."""
+
+    code: KernelCode
+    label: str  # the region or copy it stands for
+    nodes: tuple[str, ...]  # the user's nodes, for comments and the ledger
+    reads: list[Buffer]
+    writes: list[Buffer]
+    region: Region | None = None
+    kernel: str = ""
+
+
+@dataclass
+class Plan:
+    """Everything the emit stage needs."""
+
+    calls: list[Call]
+    arena: Arena
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    guards: list[Guard]
+    views: dict[Tensor, View]
+    constants: dict[Buffer, Tensor]  # weight buffers holding a constant as it is
+    copies: dict[Tensor, str] = field(default_factory=dict)  # views and placements that cost a copy, and why
+
+
+def plan(fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str = "") -> Plan:
+    """Plan the fused program. Raises UnsupportedModelError when no kernel accepts a contraction."""
+    return _Planner(fusion, kernels, rows, target, where).run()
+
+
+class _Planner:
+    def __init__(self, fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str) -> None:
+        self.fusion = fusion
+        self.program = fusion.program
+        self.kernels = kernels
+        self.rows = rows
+        self.target = target
+        self.where = where
+        self.layouts = Layouts()
+        self.views: dict[Tensor, View] = {}
+        self.calls: list[Call] = []
+        self.constants: dict[Buffer, Tensor] = {}
+        self.copies: dict[Tensor, str] = {}
+        self.refused: list[tuple[str, str, str]] = []
+        self._ready: set[Tensor] = set()
+
+    def run(self) -> Plan:
+        inputs = self._place_leaves()
+        self._place_outputs()
+        self._place_backward()
+        for region in self.fusion.regions:
+            for t in region.leaves:
+                self._ensure(t)
+            self._plan_region(region)
+        self._return_outputs()
+        if self.refused:
+            raise UnsupportedModelError(self.refused, where=self.where)
+        arena = lay_out(self._lifetimes())
+        outputs = self.program.outputs
+        return Plan(self.calls, arena, inputs, outputs, self.program.guards, self.views, self.constants, self.copies)
+
+    # ------------------------------------------------------------------ placement
+
+    def _place_leaves(self) -> list[Tensor]:
+        inputs = []
+        for value in self.program.graph.inputs:
+            t = self.program.of_value[value]
+            if self.program.constant(t) is not None:
+                continue
+            t_buffer = Buffer("input", _count(t.shape), t.dtype, len(inputs), value.name or "")
+            self.views[t] = dense(t_buffer, t.shape)
+            inputs.append(t)
+        return inputs
+
+    def _place_outputs(self) -> None:
+        for k, t in enumerate(self.program.outputs):
+            buffer = Buffer("output", _count(t.shape), t.dtype, k)
+            self._settle_home(t, dense(buffer, t.shape))
+
+    def _settle_home(self, t: Tensor, home: View) -> bool:
+        """Let a tensor be computed right where it is wanted, through views that can be inverted."""
+        while isinstance(t.prim, (Transpose, Reshape)) and t not in self.fusion.region_of:
+            source = t.args[0]
+            if isinstance(t.prim, Transpose):
+                inverse = [t.prim.perm.index(k) for k in range(t.rank)]
+                home = home.transposed(inverse)
+            else:
+                reshaped = home.reshaped(source.shape)
+                if reshaped is None:
+                    return False
+                home = reshaped
+            t = source
+        if t in self.views or t.prim is None or isinstance(t.prim, VIEWS) and t not in self.fusion.region_of:
+            return False
+        self.views[t] = home
+        return True
+
+    def _place_backward(self) -> None:
+        """Give every concat and pad its memory before its parts, so that the parts can be computed in place."""
+        for t in reversed(self.program.tensors):
+            if not isinstance(t.prim, (Concat, Pad)):
+                continue
+            if t not in self.views:
+                self.views[t] = self._fresh(t)
+            self._place_parts(t)
+
+    def _place_parts(self, t: Tensor) -> None:
+        for a, home in parts(t, self.views[t]):
+            if t.args.count(a) == 1:
+                self._settle_home(a, home)
+
+    def _fresh(self, t: Tensor) -> View:
+        name = self.program.name(t)
+        return dense(Buffer("arena", _count(t.shape), t.dtype, name=name), t.shape, self.layouts.order(t))
+
+    def _view(self, t: Tensor) -> View:
+        if t not in self.views:
+            self.views[t] = self._constant_view(t) if t.prim is None else self._fresh(t)
+        return self.views[t]
+
+    def _constant_view(self, t: Tensor) -> View:
+        buffer = Buffer("weight", _count(t.shape), t.dtype, name=self.program.name(t))
+        self.constants[buffer] = t
+        return dense(buffer, t.shape)
+
+    # ------------------------------------------------------------------ views, placements, copies
+
+    def _ensure(self, t: Tensor) -> None:
+        """Make a tensor that a region is about to read exist: resolve its views, fill in its placements."""
+        if t in self._ready or t in self.fusion.region_of:
+            return
+        self._ready.add(t)
+        for a in t.args:
+            self._ensure(a)
+        if isinstance(t.prim, VIEWS):
+            self._resolve_view(t)
+        elif isinstance(t.prim, (Concat, Pad)):
+            self._fill_in(t)
+        else:
+            self._view(t)
+
+    def _resolve_view(self, t: Tensor) -> None:
+        source = self._view(t.args[0])
+        found = resolve(t, source)
+        if found is None:
+            packed = dense(Buffer("arena", _count(source.shape), t.dtype, name=self.program.name(t)), source.shape)
+            self._copy(source, packed, t, "its elements do not lie in the order that the new shape needs")
+            found = packed.reshaped(t.shape)
+            assert found is not None, "a dense tensor can be viewed under any shape"
+        self.views[t] = found
+
+    def _fill_in(self, t: Tensor) -> None:
+        if isinstance(t.prim, Pad):
+            for border in borders(t, self.views[t]):
+                self._fill(border, t)
+        for a, home in parts(t, self.views[t]):
+            if not same_place(self._view(a), home):
+                self._copy(self._view(a), home, t, "the part lives elsewhere already")
+
+    def _copy(self, source: View, target: View, t: Tensor, why: str) -> None:
+        leaf = Tensor(source.shape, t.dtype)
+        copy = Tensor(source.shape, t.dtype, Map((leaf,), Arg(0, t.dtype)))
+        self._call_rows("copy", copy, {leaf: source, copy: target}, t)
+        self.copies[t] = why
+
+    def _fill(self, target: View, t: Tensor) -> None:
+        assert isinstance(t.prim, Pad)
+        fill = Tensor(target.shape, t.dtype, Map((), t.prim.fill))
+        self._call_rows("fill", fill, {fill: target}, t)
+
+    def _call_rows(self, label: str, result: Tensor, views: dict[Tensor, View], t: Tensor) -> None:
+        region = Region("rows", [result], result.shape, outputs=[result])
+        code = self.rows(schedule(region), views, self.target)
+        self._append(Call(code, f"{label} for {self.program.name(t)}", self._nodes([t]), [], [], None, "rows"))
+
+    def _return_outputs(self) -> None:
+        for k, t in enumerate(self.program.outputs):
+            self._ensure(t)
+            view = self._view(t)
+            if view.buffer.kind == "output" and view.buffer.index == k and view.is_contiguous():
+                continue
+            target = dense(Buffer("output", _count(t.shape), t.dtype, k), t.shape)
+            self._copy(view, target, t, "the output is wanted in memory of its own")
+
+    # ------------------------------------------------------------------ regions
+
+    def _plan_region(self, region: Region) -> None:
+        if region.kind == "contraction":
+            call = self._plan_contraction(region)
+        elif region.kind == "rows":
+            program = schedule(region)
+            views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
+            call = Call(self.rows(program, views, self.target), region.name, (), [], [], region, "rows")
+        else:
+            raise NotImplementedError("opaque regions")
+        if call is not None:
+            call.nodes = self._nodes(region.tensors)
+            self._append(call)
+
+    def _plan_contraction(self, region: Region) -> Call | None:
+        anchor = region.anchor
+        results: dict[Tensor, Expr] = {anchor: accumulator(anchor)}
+        elements = Elements(region.tensors, region.space, results)
+        outputs = [(t, elements.at_canonical(t)) for t in region.outputs]
+        views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
+        site = ContractionSite(anchor, outputs, views, self.program.constant)
+        reasons: list[str] = []
+        best: tuple[float, Kernel] | None = None
+        for kernel in self.kernels:
+            reason = kernel.accepts(site, self.target)
+            if reason is not None:
+                reasons.append(f"{kernel.name}: {reason}")
+                continue
+            cost = kernel.cost(site, self.target)
+            if best is None or cost < best[0]:
+                best = (cost, kernel)
+        if best is None:
+            node = self.program.node_of[anchor]
+            self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
+            return None
+        kernel = best[1]
+        return Call(kernel.emit(site, self.target), region.name, (), [], [], region, kernel.name)
+
+    def _nodes(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
+        nodes = dict.fromkeys(self.program.node_of[t] for t in tensors if t in self.program.node_of)
+        return tuple(dict.fromkeys(name for node in nodes for name in origins(node)))
+
+    def _append(self, call: Call) -> None:
+        buffers = [p.buffer for p in call.code.pointers if isinstance(p, View)]
+        call.reads = list(dict.fromkeys(buffers))
+        call.writes = call.reads  # a lifetime spans both alike
+        self.calls.append(call)
+
+    def _lifetimes(self) -> list[Lifetime]:
+        spans: dict[Buffer, Lifetime] = {}
+        for k, call in enumerate(self.calls):
+            for buffer in call.reads:
+                if buffer.kind != "arena":
+                    continue
+                if buffer not in spans:
+                    spans[buffer] = Lifetime(buffer, k, k)
+                spans[buffer].last = k
+        return list(spans.values())
+
+
+# ---------------------------------------------------------------- views and placements as strides
+
+
+def resolve(t: Tensor, source: View) -> View | None:
+    """The view that a view primitive is of its argument's, or None when strides can't say it."""
+    if isinstance(t.prim, Transpose):
+        return source.transposed(t.prim.perm)
+    if isinstance(t.prim, Slice):
+        return source.sliced(t.prim.starts, t.prim.steps, t.shape)
+    if isinstance(t.prim, Expand):
+        return source.expanded(t.shape)
+    return source.reshaped(t.shape)
+
+
+def parts(t: Tensor, view: View) -> list[tuple[Tensor, View]]:
+    """The arguments of a concat or pad, each with the piece of the result's memory that is its place."""
+    if isinstance(t.prim, Pad):
+        inside = t.args[0]
+        return [(inside, view.sliced(t.prim.before, (1,) * t.rank, inside.shape))]
+    assert isinstance(t.prim, Concat)
+    found: list[tuple[Tensor, View]] = []
+    start: Dim = 0
+    for a in t.args:
+        starts = tuple(start if k == t.prim.axis else 0 for k in range(t.rank))
+        found.append((a, view.sliced(starts, (1,) * t.rank, a.shape)))
+        start = start + a.shape[t.prim.axis]
+    return found
+
+
+def borders(t: Tensor, view: View) -> list[View]:
+    """The slabs around the argument of a pad."""
+    assert isinstance(t.prim, Pad)
+    inside = t.args[0]
+    slabs: list[View] = []
+    steps = (1,) * t.rank
+    for axis in range(t.rank):
+        before, after = t.prim.before[axis], t.prim.after[axis]
+        for start, size in ((0, before), (before + inside.shape[axis], after)):
+            if isinstance(size, int) and size == 0:
+                continue
+            starts = tuple(start if k == axis else 0 for k in range(t.rank))
+            shape = tuple(size if k == axis else d for k, d in enumerate(t.shape))
+            slabs.append(view.sliced(starts, steps, shape))
+    return slabs
+
+
+def _count(shape: Sequence[Dim]) -> Dim:
+    total: Dim = 1
+    for d in shape:
+        total = total * d
+    return total
+
+
+def same_place(a: View, b: View) -> bool:
+    """Whether two views of the same shape are the same memory (axes of size 1 aside)."""
+    return (
+        a.buffer is b.buffer
+        and a.offset == b.offset
+        and all(d == 1 or same(s, t) for d, s, t in zip(a.shape, a.strides, b.strides, strict=True))
+    )

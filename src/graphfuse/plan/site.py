@@ -1,0 +1,104 @@
+"""What a kernel is asked to compute, and what it answers with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from graphfuse.graph.dims import Dim
+from graphfuse.graph.dtypes import DType
+from graphfuse.ops.expr import Expr, Result, Var
+from graphfuse.ops.tensor import Contract, Tensor, variables
+from graphfuse.plan.view import View
+from graphfuse.target import Target
+
+
+@dataclass
+class ContractionSite:
+    """A contraction with everything that happens to its result while it is still in registers.
+
+    The result's element at index (i0, i1, ...) is `accumulator`; `outputs` gives for each tensor to store its element
+    at that same index, as an expression over the accumulator and loads at those variables. `views` holds the place of
+    every tensor that is loaded and of every output. Outputs have the contraction's shape.
+    """
+
+    contraction: Tensor
+    outputs: Sequence[tuple[Tensor, Expr]]
+    views: dict[Tensor, View]
+    constants: Callable[[Tensor], np.ndarray | None]
+    accumulator: Result = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.accumulator = accumulator(self.contraction)
+
+    @property
+    def prim(self) -> Contract:
+        assert isinstance(self.contraction.prim, Contract)
+        return self.contraction.prim
+
+    @property
+    def index(self) -> tuple[Var, ...]:
+        """The loop variables of the output: i0, i1, ... in logical order."""
+        return variables(self.contraction.rank)
+
+    def view(self, tensor: Tensor) -> View:
+        return self.views[tensor]
+
+
+def accumulator(contraction: Tensor) -> Result:
+    """The leaf that stands for the contraction's element in the outputs' expressions."""
+    return Result("acc", contraction.dtype)
+
+
+@dataclass(eq=False)
+class Packed:
+    """A constant in the arrangement a kernel wants, stored in the artifact's weights.
+
+    `source` is the graph value it is made of and `arrange` how: it is called again when weights change.
+    """
+
+    source: Tensor
+    arrange: Callable[[np.ndarray], np.ndarray]
+    dtype: DType
+    key: str  # same source and key = same contents
+
+
+@dataclass
+class KernelCode:
+    """A kernel as emitted for one site: C text, and what a call of it needs.
+
+    `source` holds `@NAME@` where the function's name goes; the name is `hint` and a digest of the text, so that
+    identical kernels are one function. The function computes rows [r0, r1) and column units [c0, c1).
+    """
+
+    hint: str
+    source: str
+    pointers: list[object]  # View | Packed
+    dims: list[Dim]
+    rows: Dim
+    work: Dim  # simple float operations of the whole call, for the choice of threads
+    row_grain: int = 1
+    columns: Dim = 1
+    column_grain: int = 1
+    scratch: Dim = 0  # bytes per thread, 64-byte aligned
+    describe: str = ""  # one line for the ledger, e.g. "gemm 14x32 tiles, packed weights"
+
+
+class Kernel(Protocol):
+    """A way to compute a site."""
+
+    name: str
+
+    def accepts(self, site: ContractionSite, target: Target) -> str | None:
+        """None when it can, else the reason why not."""
+
+    def cost(self, site: ContractionSite, target: Target) -> float:
+        """Predicted time in microseconds on one thread."""
+
+    def emit(self, site: ContractionSite, target: Target) -> KernelCode: ...
+
+
+SIGNATURE = "GF_KERNEL void @NAME@(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch)"
