@@ -23,8 +23,8 @@ static inline int64_t gf_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b
 
 /* The axis whose largest part is the smaller share of the work wins, rows where equal; then as few threads as keep the
  * largest part that small. */
-static inline gf_split gf_split_job(int threads, int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain,
-                                    int64_t work) {
+static inline __attribute__((unused)) gf_split gf_split_job(int threads, int64_t rows, int64_t row_grain, int64_t cols,
+                                                            int64_t col_grain, int64_t work) {
     gf_split s = {rows, row_grain < 1 ? 1 : row_grain, cols, col_grain < 1 ? 1 : col_grain, 1, 1, 0};
     int64_t useful = 1 + (work < 0 ? 0 : work / GF_WORK_PER_THREAD);
     int64_t n = useful < threads ? useful : threads;
@@ -39,8 +39,8 @@ static inline gf_split gf_split_job(int threads, int64_t rows, int64_t row_grain
 }
 
 /* Part t of the job, on the calling thread. The bounds depend on the split alone. */
-static inline void gf_run_part(const gf_split *s, int t, gf_kernel k, void *const *p, const int64_t *d, char *scratch,
-                               int64_t scratch_bytes) {
+static inline __attribute__((unused)) void gf_run_part(const gf_split *s, int t, gf_kernel k, void *const *p,
+                                                       const int64_t *d, char *scratch, int64_t scratch_bytes) {
     int64_t u0 = s->units * t / s->parts, u1 = s->units * (t + 1) / s->parts;
     int64_t r0 = 0, r1 = s->rows, c0 = 0, c1 = s->cols;
     if (s->parts > 1 && s->by_cols) {
