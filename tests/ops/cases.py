@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import onnx
@@ -90,12 +89,12 @@ def symbolic_model(case: Case) -> tuple[onnx.ModelProto, dict[str, int]]:
     return model, env
 
 
-def inferred(model: onnx.ModelProto, policy: Literal["refine", "skip"] = "refine") -> ir.Model:
+def inferred(model: onnx.ModelProto) -> ir.Model:
     """The model as onnx_ir, with symbolic shapes inferred."""
     graph = ir.from_proto(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return infer_symbolic_shapes(graph, policy=policy) or graph
+        return infer_symbolic_shapes(graph) or graph
 
 
 def expected(case: Case) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from graphfuse.ops.registry import NotSupported, all_ops
@@ -42,7 +43,7 @@ def test_symbolic_dimensions(case: Case) -> None:
 @pytest.mark.parametrize("case", REJECTED, ids=lambda c: c.id)
 def test_rejected_with_reason(case: Case) -> None:
     with pytest.raises(NotSupported, match=case.sample.rejected):
-        lower_model(inferred(case.model, policy="skip"))
+        lower_model(ir.from_proto(case.model))  # shape inference would refuse some of them first
 
 
 def test_every_op_has_samples() -> None:

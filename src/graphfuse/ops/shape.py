@@ -101,7 +101,7 @@ def reshape_op(node: OpNode) -> Tensor:
     if wanted is None:
         return reshape(x, node.output_shape())
     target = resolve_shape(x.shape, wanted, bool(node.attr("allowzero", 0)))
-    if D.is_static(*target, *x.shape) and D.product(target) != D.product(x.shape):
+    if D.is_static(*target, *x.shape) and not D.same(D.product(target), D.product(x.shape)):
         raise NotSupported(f"{list(x.shape)} does not reshape to {list(target)}")
     return reshape(x, target)
 

@@ -221,8 +221,10 @@ def map_(function: Callable[..., Expr], *args: Tensor) -> Tensor:
 
 
 def reduce(kind: str, x: Tensor, axes: Sequence[int], last: bool = False) -> Tensor:
-    """Fold over axes; they stay as size 1."""
+    """Fold over axes; they stay as size 1. A sum or extreme over no axes is the tensor itself."""
     normal = tuple(sorted(a % x.rank for a in axes))
+    if not normal:
+        return x
     shape = tuple(1 if k in normal else d for k, d in enumerate(x.shape))
     dtype = I64 if kind.startswith("arg") else x.dtype
     return Tensor(shape, dtype, Reduce((x,), kind, normal, last))
