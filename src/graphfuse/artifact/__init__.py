@@ -1,0 +1,8 @@
+"""The artifact: its folder and its manifest."""
+
+from __future__ import annotations
+
+from graphfuse.artifact.bundle import Bundle, Staging, read_bundle, stage_bundle, write_bundle
+from graphfuse.artifact.manifest import Manifest, Tensor, manifest_of
+
+__all__ = ["Bundle", "Manifest", "Staging", "Tensor", "manifest_of", "read_bundle", "stage_bundle", "write_bundle"]

@@ -1,0 +1,80 @@
+"""What a user may choose about one compilation, checked before any work starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from graphfuse.errors import InputError
+from graphfuse.target import Target, target_for
+
+NUMERICS = ("default", "strict")
+CACHE_VARIABLE = "GRAPHFUSE_CACHE_DIR"
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """Choices for one compilation. Raises InputError, naming the option, for a value that cannot be.
+
+    cpu: see `target_for`; cc: "zig" (the compiler of the package ziglang) or the path or name of a gcc or clang;
+    cflags: flags added to every compiler call; threads: default of a session (None: all cores that it may use);
+    cache_dir: folder of the object cache (None: GRAPHFUSE_CACHE_DIR, else the user's cache folder);
+    cache_bytes: size that the cache is pruned to; disabled_rules: names of rewrite rules to leave out;
+    numerics: "strict" allows only exact and reassociating rewrites; verify: compare with onnxruntime before the library
+    is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights as arrays in model.c;
+    keep_going: hand out a library that failed verification, marked as such in its certificate.
+    """
+
+    cpu: str = "native"
+    cc: str = "zig"
+    cflags: tuple[str, ...] = ()
+    threads: int | None = None
+    cache_dir: Path | None = None
+    cache_bytes: int = 2 << 30
+    disabled_rules: tuple[str, ...] = ()
+    numerics: str = "default"
+    verify: bool = True
+    rtol: float | None = None
+    atol: float | None = None
+    embed_weights: bool = False
+    keep_going: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.cc:
+            raise InputError("the option cc is empty", remedy='give "zig" or the path of a C compiler')
+        if self.threads is not None and not 1 <= self.threads <= 256:
+            raise InputError(f"the option threads is {self.threads}", remedy="give a number from 1 to 256, or None")
+        if self.numerics not in NUMERICS:
+            raise InputError(f"the option numerics is {self.numerics!r}", remedy=f"choose one of {', '.join(NUMERICS)}")
+        if self.cache_bytes < 0:
+            raise InputError(f"the option cache_bytes is {self.cache_bytes}", remedy="give a number of bytes, or 0")
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if value is not None and not (math.isfinite(value) and value >= 0):
+                raise InputError(f"the option {name} is {value}", remedy="give a finite number that is not negative")
+        lists: tuple[tuple[str, object], ...] = (("cflags", self.cflags), ("disabled_rules", self.disabled_rules))
+        for name, values in lists:
+            if not isinstance(values, tuple):
+                raise InputError(f"the option {name} is no tuple", remedy="give a tuple of strings")
+        self.target()
+
+    def target(self) -> Target:
+        """The target that `cpu` names."""
+        return target_for(self.cpu)
+
+    def session_threads(self) -> int:
+        """Threads of a session unless its user says otherwise: `threads`, or one for each core that may be used."""
+        return self.threads or self.target().cores
+
+    def cache_root(self) -> Path:
+        """The folder of the object cache, existing or not: `cache_dir`, GRAPHFUSE_CACHE_DIR or the user's cache."""
+        return self.cache_dir or default_cache_root()
+
+
+def default_cache_root() -> Path:
+    """The cache folder when no option names one: GRAPHFUSE_CACHE_DIR, else graphfuse in the user's cache folder."""
+    named = os.environ.get(CACHE_VARIABLE)
+    return Path(named) if named else platformdirs.user_cache_path("graphfuse", appauthor=False)
