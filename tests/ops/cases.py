@@ -70,9 +70,10 @@ def _value_info(name: str, x: np.ndarray) -> onnx.ValueInfoProto:
 
 def _with_output_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its outputs' types inferred; their shapes stay open, for the lowering to find."""
-    inferred = shape_inference.infer_shapes(model)
-    for output, known in zip(model.graph.output, inferred.graph.output, strict=True):
+    for output, known in zip(model.graph.output, shape_inference.infer_shapes(model).graph.output, strict=True):
         output.type.tensor_type.elem_type = known.type.tensor_type.elem_type
+        if not output.type.tensor_type.elem_type:  # ops that are functions: the type of the first input
+            output.type.tensor_type.elem_type = model.graph.input[0].type.tensor_type.elem_type
     return model
 
 

@@ -198,7 +198,6 @@ def instance_normalization(node: OpNode) -> Tensor:
             floats(6),
             floats(6, seed=1),
             num_groups=3,
-            reference="onnx",
             constants=[1, 2],
             fixed=[1],
         ),
@@ -208,7 +207,6 @@ def instance_normalization(node: OpNode) -> Tensor:
             floats(6, seed=1),
             num_groups=2,
             epsilon=1e-2,
-            reference="onnx",
             constants=[1, 2],
             fixed=[1],
         ),
@@ -264,7 +262,8 @@ def mean_variance_normalization(node: OpNode) -> Tensor:
     "LRN",
     samples=lambda: [
         sample(floats(2, 7, 5, 3), size=3),
-        sample(floats(2, 7, 5, 3), size=4, alpha=0.5, beta=0.6, bias=2.0, reference="onnx"),
+        # onnxruntime refuses an even size; the ONNX evaluator takes the batch size for the number of channels.
+        sample(floats(7, 7, 2, 3), size=4, alpha=0.5, beta=0.6, bias=2.0, reference="onnx"),
     ],
 )
 def lrn(node: OpNode) -> Tensor:
