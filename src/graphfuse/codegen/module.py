@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, add, c_text, maximum, symbols
-from graphfuse.graph.dtypes import SUPPORTED, item_bytes
+from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.memory import aligned
 from graphfuse.plan.planner import Call, Plan
@@ -58,7 +58,7 @@ void model_output_shapes(const int64_t *dims, int64_t *shapes);
 
 @dataclass
 class Port:
-    """An input or output of the model; shape entries are ints or expressions over the model's symbols."""
+    """An input or output of the model; dtype is NumPy's name, shape entries are ints or expressions over the model's symbols."""
 
     name: str
     dtype: str
@@ -83,7 +83,6 @@ class Module:
     inputs: list[Port]
     outputs: list[Port]
     guards: list[str] = field(default_factory=list)
-    arena: str = "0"
 
     @property
     def main(self) -> str:
@@ -96,24 +95,22 @@ class Module:
         """The whole model as one C file."""
         return "\n".join([self.amalgamated_preamble, *self.kernels.values(), self.pool, self.entry])
 
-    def weight_bytes(self) -> bytes:
+    def weight_chunks(self) -> Iterator[bytes]:
         """The contents of weights.bin: every array on a 64-byte boundary, in order."""
-        chunks: list[bytes] = []
         for array in self.weights:
-            data = array.tobytes()
-            chunks += [data, b"\0" * (-len(data) % ALIGNMENT)]
-        return b"".join(chunks)
+            yield array.tobytes()
+            yield b"\0" * (-array.nbytes % ALIGNMENT)
 
 
-def assemble(plan: Plan, name_of: Callable[[Tensor], str], preamble: tuple[str, str], pool: str) -> Module:
+def assemble(plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool = False) -> Module:
     """Emit the module of a plan; `preamble` is the one for separate units and the one for a single file."""
-    return _Assembler(plan, name_of, preamble, pool).run()
+    return _Assembler(plan, preamble, pool, embed_weights).run()
 
 
 class _Assembler:
-    def __init__(self, plan: Plan, name_of: Callable[[Tensor], str], preamble: tuple[str, str], pool: str) -> None:
+    def __init__(self, plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool) -> None:
         self.plan = plan
-        self.name_of = name_of
+        self.embed_weights = embed_weights
         self.preamble = preamble
         self.pool = pool
         self.kernels: dict[str, str] = {}
@@ -127,20 +124,15 @@ class _Assembler:
         body = self._model_run()
         plan = self.plan
         entry = "\n".join([self._arena_bytes(), self._output_shapes(), body])
-        ports = [[self._port(t) for t in group] for group in (plan.inputs, plan.outputs)]
-        for port, value in zip(ports[1], self._output_names(), strict=True):
-            port.name = value
+        inputs = [self._port(t, name) for t, name in zip(plan.inputs, plan.input_names, strict=True)]
+        outputs = [self._port(t, name) for t, name in zip(plan.outputs, plan.output_names, strict=True)]
         guards = [g.message for g in plan.guards]
         return Module(
-            *self.preamble, self.kernels, entry, HEADER, self.pool, self.weights, self.dims, *ports, guards, str(plan.arena.size)
+            *self.preamble, self.kernels, entry, HEADER, self.pool, self.weights, self.dims, inputs, outputs, guards
         )
 
-    def _output_names(self) -> list[str]:
-        return [self.name_of(t) for t in self.plan.outputs]
-
-    def _port(self, t: Tensor) -> Port:
-        assert t.dtype in SUPPORTED
-        return Port(self.name_of(t), t.dtype.name.lower(), [d if isinstance(d, int) else str(d) for d in t.shape])
+    def _port(self, t: Tensor, name: str) -> Port:
+        return Port(name, numpy_name(t.dtype), [d if isinstance(d, int) else str(d) for d in t.shape])
 
     def _all_dims(self) -> Iterable[Dim]:
         plan = self.plan

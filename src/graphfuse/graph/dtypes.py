@@ -39,6 +39,11 @@ def c_type(dtype: DType) -> str:
     return _C_NAMES[dtype][1]
 
 
+def numpy_name(dtype: DType) -> str:
+    """NumPy's name of the type, e.g. "float32"."""
+    return str(dtype.numpy())
+
+
 def item_bytes(dtype: DType) -> int:
     """Bytes of one element in memory; types narrower than a byte are not stored."""
     return int(dtype.itemsize)

@@ -50,6 +50,8 @@ class Plan:
     arena: Arena
     inputs: list[Tensor]
     outputs: list[Tensor]
+    input_names: list[str]
+    output_names: list[str]
     guards: list[Guard]
     views: dict[Tensor, View]
     constants: dict[Buffer, Tensor]  # weight buffers holding a constant as it is
@@ -89,8 +91,20 @@ class _Planner:
         if self.refused:
             raise UnsupportedModelError(self.refused, where=self.where)
         arena = lay_out(self._lifetimes())
-        outputs = self.program.outputs
-        return Plan(self.calls, arena, inputs, outputs, self.program.guards, self.views, self.constants, self.copies)
+        input_names = [t.value.name or "" for t in inputs if t.value is not None]
+        output_names = [value.name or "" for value in self.program.graph.outputs]
+        return Plan(
+            self.calls,
+            arena,
+            inputs,
+            self.program.outputs,
+            input_names,
+            output_names,
+            self.program.guards,
+            self.views,
+            self.constants,
+            self.copies,
+        )
 
     # ------------------------------------------------------------------ placement
 

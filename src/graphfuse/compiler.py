@@ -1,0 +1,298 @@
+"""The pipeline: the stages in order, each a function from one value to the next."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphfuse import __version__, rules
+from graphfuse.artifact.bundle import Bundle, Staging, read_bundle, stage_bundle
+from graphfuse.artifact.fused_model import fused_model
+from graphfuse.artifact.manifest import Manifest
+from graphfuse.artifact.manifest import Tensor as ManifestTensor
+from graphfuse.codegen.module import Module, assemble
+from graphfuse.errors import ArtifactError, InputError, VerificationError
+from graphfuse.fuse.program import lower_graph
+from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.graph.text import model_text
+from graphfuse.importers.onnx import import_onnx
+from graphfuse.kernels import CONTRACTION_KERNELS, rows
+from graphfuse.ledger import Ledger
+from graphfuse.options import CompileOptions
+from graphfuse.plan.account import account
+from graphfuse.plan.planner import Plan, plan
+from graphfuse.plan.text import fusion_text, plan_text
+from graphfuse.runtime.preamble import pool_source, preamble
+from graphfuse.runtime.session import Session
+from graphfuse.target import Target
+from graphfuse.toolchain.build import build
+from graphfuse.toolchain.compiler import find_compiler
+from graphfuse.verify import Certificate, verify
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Job:
+    """One compilation: what goes in, and what each stage made of it.
+
+    output: where the artifact goes (None: nowhere, the stages up to "emit" are all that can run); inputs and dims: what
+    verification uses, generated where not given.
+    """
+
+    path: Path
+    options: CompileOptions
+    output: Path | None = None
+    inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    progress: Progress = lambda _: None
+    staging: Staging | None = None
+    ledger: Ledger = field(default_factory=Ledger)
+    results: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def target(self) -> Target:
+        return self.options.target()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A named step; `dump` renders its result as text."""
+
+    name: str
+    run: Callable[[Job, Any], Any]
+    dump: Callable[[Any], str]
+
+
+def import_model(job: Job, _: None) -> ir.Model:
+    imported = import_onnx(job.path)
+    job.ledger = imported.ledger
+    return imported.model
+
+
+def simplify(job: Job, model: ir.Model) -> ir.Model:
+    return rules.simplify(model, job.ledger, frozenset(job.options.disabled_rules))
+
+
+def recognize(job: Job, model: ir.Model) -> ir.Model:
+    return rules.recognize(model, job.ledger, frozenset(job.options.disabled_rules))
+
+
+def fuse_model(job: Job, model: ir.Model) -> Fusion:
+    return fuse(lower_graph(model.graph, str(job.path)))
+
+
+def plan_fusion(job: Job, fusion: Fusion) -> Plan:
+    planned = plan(fusion, CONTRACTION_KERNELS, rows.emit, job.target, str(job.path))
+    account(fusion, planned, job.ledger)
+    return planned
+
+
+def emit(job: Job, planned: Plan) -> Module:
+    lanes = job.target.lanes
+    return assemble(planned, (preamble(lanes, False), preamble(lanes, True)), pool_source(), job.options.embed_weights)
+
+
+def build_library(job: Job, module: Module) -> Bundle:
+    assert job.staging is not None
+    report = _steps(job.progress)
+    build(module, job.target, job.options, job.staging.folder, report)
+    job.staging.add("model.c", module.source())
+    job.staging.add("model.h", module.header)
+    if not job.options.embed_weights:
+        job.staging.add("weights.bin", module.weight_chunks())
+    job.staging.add("ledger.json", job.ledger.to_json())
+    fused = fused_model(job.results["fuse"], job.results["recognize"])
+    job.staging.add("fused.onnx", ir.to_proto(fused).SerializeToString(deterministic=True))
+    return job.staging.seal(_manifest(job, module))
+
+
+def verify_library(job: Job, bundle: Bundle) -> Certificate | None:
+    if not job.options.verify:
+        return None
+    with Session(bundle, threads=job.options.threads) as session:
+        certificate = verify(
+            session,
+            job.path,
+            inputs=job.inputs or None,
+            dims=job.dims,
+            rtol=job.options.rtol,
+            atol=job.options.atol,
+        )
+    if not certificate.passed and not job.options.keep_going:
+        raise VerificationError(certificate.verdict, where=str(job.path))
+    return certificate
+
+
+def bundle_artifact(job: Job, certificate: Certificate | None) -> Bundle:
+    assert job.staging is not None
+    if certificate is not None:
+        job.staging.add("certificate.json", certificate.to_json())
+    return job.staging.seal(_manifest(job, job.results["emit"]))
+
+
+STAGES = (
+    Stage("import", import_model, model_text),
+    Stage("simplify", simplify, model_text),
+    Stage("recognize", recognize, model_text),
+    Stage("fuse", fuse_model, fusion_text),
+    Stage("plan", plan_fusion, plan_text),
+    Stage("emit", emit, lambda module: module.source()),
+    Stage("build", build_library, lambda bundle: f"{bundle.library.name}\n"),
+    Stage("verify", verify_library, lambda certificate: certificate.to_json() if certificate else "not verified\n"),
+    Stage("bundle", bundle_artifact, lambda bundle: bundle.manifest.to_json()),
+)
+# The stages that need a place to write.
+_WRITING = ("build", "verify", "bundle")
+
+
+def run_stages(job: Job, *, stop_after: str | None = None, dump: Callable[[str, str], None] | None = None) -> Job:
+    """Run the stages up to `stop_after` (default: all); `dump` is called with each stage's name and its result as text.
+
+    Raises GraphfuseError. An artifact appears at `job.output` only when every stage went well.
+    """
+    names = [s.name for s in STAGES]
+    last = stop_after or names[-1]
+    if last not in names:
+        raise InputError(f"there is no stage {last!r}", remedy=f"choose one of {', '.join(names)}")
+    with ExitStack() as stack:
+        value: Any = None
+        for stage in STAGES[: names.index(last) + 1]:
+            if stage.name in _WRITING and job.staging is None:
+                job.staging = stack.enter_context(stage_bundle(_output(job)))
+            job.progress(stage.name)
+            started = time.perf_counter()
+            value = stage.run(job, value)
+            job.timings[stage.name] = time.perf_counter() - started
+            job.results[stage.name] = value
+            if dump is not None:
+                dump(stage.name, stage.dump(value))
+    return job
+
+
+def _output(job: Job) -> Path:
+    if job.output is None:
+        raise InputError("an artifact needs a place", remedy="give an output folder, such as model.gf")
+    return job.output
+
+
+@dataclass
+class Compiled:
+    """A finished compilation."""
+
+    artifact: Path
+    job: Job
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.job.ledger
+
+    @property
+    def certificate(self) -> Certificate | None:
+        found: Certificate | None = self.job.results["verify"]
+        return found
+
+    def session(self, threads: int | None = None) -> Session:
+        return load(self.artifact, threads=threads or self.job.options.threads)
+
+
+def compile_model(
+    path: str | Path,
+    output: str | Path,
+    options: CompileOptions | None = None,
+    progress: Progress | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+    dims: Mapping[str, int] | None = None,
+) -> Compiled:
+    """Compile a model file into an artifact folder. Raises GraphfuseError; then nothing is left at `output`."""
+    job = Job(Path(path), options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None))
+    run_stages(job)
+    return Compiled(Path(output), job)
+
+
+def compile(path: str | Path, **options: Any) -> Session:
+    """A session for a model file, compiled for this machine and cached by content.
+
+    options: fields of `CompileOptions`. Raises GraphfuseError.
+    """
+    chosen = CompileOptions(**options)
+    artifact = chosen.cache_root() / "models" / f"{_content_key(Path(path), chosen)}.gf"
+    try:
+        return load(artifact, threads=chosen.threads)
+    except ArtifactError:
+        artifact.parent.mkdir(parents=True, exist_ok=True)
+    return compile_model(path, artifact, chosen).session()
+
+
+def load(artifact: str | Path, threads: int | None = None) -> Session:
+    """A session for an artifact folder. Raises ArtifactError."""
+    return Session(read_bundle(artifact), threads=threads)
+
+
+# ---------------------------------------------------------------- helpers
+
+
+def _steps(progress: Progress) -> Callable[[int, int, str], None]:
+    return lambda done, total, what: progress(f"build {done}/{total} {what}")
+
+
+def _manifest(job: Job, module: Module) -> Manifest:
+    def tensors(ports: list[Any]) -> tuple[ManifestTensor, ...]:
+        return tuple(ManifestTensor(p.name, p.dtype, tuple(p.shape)) for p in ports)
+
+    return Manifest(
+        tensors(module.inputs),
+        tensors(module.outputs),
+        tuple(module.dims),
+        tuple(module.guards),
+        job.target,
+        __version__,
+        find_compiler(job.options.cc, job.target).version,
+    )
+
+
+def _content_key(path: Path, options: CompileOptions) -> str:
+    """Everything that the artifact depends on: the model's bytes, the options, this package's own sources."""
+    from graphfuse.importers.checks import read_proto
+
+    proto = read_proto(path)
+    digest = hashlib.sha256(path.read_bytes())
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data if tensor.data_location == onnx.TensorProto.EXTERNAL else ():
+            if entry.key == "location" and (path.parent / entry.value).is_file():
+                stat = (path.parent / entry.value).stat()
+                digest.update(f"{entry.value} {stat.st_size} {stat.st_mtime_ns}".encode())
+    shown = {k: v for k, v in sorted(vars(options).items()) if k not in ("cache_dir", "cache_bytes", "threads")}
+    digest.update(repr((shown, options.target().key(), _sources_key())).encode())
+    return digest.hexdigest()[:32]
+
+
+@cache
+def _sources_key() -> str:
+    digest = hashlib.sha256()
+    for entry in _walk(files("graphfuse")):
+        digest.update(entry.read_bytes())
+    return digest.hexdigest()
+
+
+def _walk(folder: Traversable) -> list[Traversable]:
+    found: list[Traversable] = []
+    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
+        if entry.is_dir():
+            found += _walk(entry)
+        elif entry.name.endswith((".py", ".c", ".h")):
+            found.append(entry)
+    return found

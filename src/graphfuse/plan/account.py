@@ -1,0 +1,132 @@
+"""Writes what fusion and planning decided into the ledger: every node's end, every edge between regions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx_ir as ir
+
+from graphfuse.fuse.regions import Fusion, Region, Verdict
+from graphfuse.graph.dims import estimate, product
+from graphfuse.graph.dtypes import item_bytes
+from graphfuse.graph.origins import origins
+from graphfuse.ledger import EdgeRecord, Ledger
+from graphfuse.ops.tensor import Tensor
+from graphfuse.plan.planner import Plan
+
+# What reading or writing memory costs where caches do not help; a round figure for desktop and server cores.
+BYTES_PER_US = 20_000
+
+
+def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
+    """Settle every node that is left, and record every edge between regions."""
+    settled: set[str] = set()
+    for region in fusion.regions:
+        _settle_region(fusion, region, ledger, settled)
+    for node in fusion.program.graph:
+        names = [n for n in origins(node) if n not in settled]
+        if names:
+            fate, into, reason = _end_of_view(fusion, plan, node)
+            ledger.settle(names, fate, into=into, by="plan", reason=reason)  # type: ignore[arg-type]
+    for region in fusion.regions:
+        _record_edges(fusion, region, ledger)
+    for call in plan.calls:
+        ledger.note("plan", call.label, f"{call.code.describe or call.kernel}: {call.code.hint}")
+
+
+def _settle_region(fusion: Fusion, region: Region, ledger: Ledger, settled: set[str]) -> None:
+    names = [n for n in _names(fusion, region.tensors) if n not in settled]
+    settled.update(names)
+    if len(names) > 1:
+        ledger.settle(names, "fused", into=region.name, by="fuse", reason="")
+    elif names:
+        ledger.settle(names, "alone", into=region.name, by="fuse", reason=_why_alone(fusion, region))
+
+
+def _names(fusion: Fusion, tensors: Iterable[Tensor]) -> list[str]:
+    nodes = dict.fromkeys(fusion.program.node_of[t] for t in tensors)
+    return list(dict.fromkeys(name for node in nodes for name in origins(node)))
+
+
+def _why_alone(fusion: Fusion, region: Region) -> str:
+    for t in region.tensors:
+        for a in t.args:
+            verdict = fusion.verdicts.get((a, t))
+            if verdict is not None:
+                return _sentence(verdict)
+    readers = [c for t in region.outputs for c in fusion.program.consumers.get(t, [])]
+    for t in region.outputs:
+        for c in readers:
+            verdict = fusion.verdicts.get((t, c))
+            if verdict is not None:
+                return _sentence(verdict)
+    return "no neighbour computes over the same space"
+
+
+def _sentence(verdict: Verdict) -> str:
+    return f"{verdict.condition} ({verdict.culprit})" if verdict.culprit else verdict.condition
+
+
+def _end_of_view(fusion: Fusion, plan: Plan, node: ir.Node) -> tuple[str, str, str]:
+    """Fate, target and reason of a node that computes nothing of its own."""
+    program = fusion.program
+    mine = [t for t in program.tensors if program.node_of[t] is node]
+    if not mine:
+        used = any(v in program.of_value and program.of_value[v] in program.position for v in node.outputs)
+        return "removed", "", "its result is its input" if used else "its result is not used"
+    copied = [t for t in mine if t in plan.copies]
+    if copied:
+        return "alone", "", f"a copy: {plan.copies[copied[0]]}"
+    readers = [r for t in mine for c in program.consumers.get(t, []) if (r := fusion.region_of.get(c)) is not None]
+    writers = [r for t in mine for a in t.args if (r := fusion.region_of.get(a)) is not None]
+    near = (readers or writers or [None])[0]
+    return "fused", near.name if near else "", "other strides over the same memory, no copy"
+
+
+def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:
+    program = fusion.program
+    inside = set(map(id, region.tensors))
+    seen: set[tuple[str, str, str]] = set()
+    for t in region.tensors:
+        for a in t.args:
+            if id(a) in inside:
+                continue
+            source, through = _source(fusion, a)
+            producer = fusion.region_of.get(source)
+            if producer is None:
+                continue
+            verdict = fusion.verdicts.get((a, t)) or _default(fusion, t, through)
+            size = 2 * estimate(product(source.shape)) * item_bytes(source.dtype)
+            value = source.value.name if source.value is not None and source.value.name else program.name(source)
+            key = (producer.name, region.name, value)
+            if key in seen:
+                continue
+            seen.add(key)
+            ledger.edges.append(
+                EdgeRecord(
+                    producer=program.name(source),
+                    consumer=program.name(t),
+                    value=value,
+                    condition=verdict.condition,
+                    culprit=verdict.culprit,
+                    remedy=verdict.remedy,
+                    bytes=size,
+                    predicted_us=round(size / BYTES_PER_US, 2),
+                )
+            )
+
+
+def _source(fusion: Fusion, t: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """The computed tensor behind views and placements, and what was passed through."""
+    through: list[Tensor] = []
+    while t not in fusion.region_of and t.args:
+        through.append(t)
+        t = t.args[0]
+    return t, through
+
+
+def _default(fusion: Fusion, t: Tensor, through: list[Tensor]) -> Verdict:
+    name = fusion.program.name
+    if through:
+        return Verdict("a change of shape or place stands between the two", name(through[0]))
+    return Verdict("another operand was joined first", name(t))
