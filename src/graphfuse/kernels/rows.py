@@ -75,7 +75,9 @@ class _Rows:
 
     def _place_spill(self, t: Tensor) -> View:
         buffer = Buffer("scratch", product(t.shape), t.dtype)
-        strides = tuple(0 if d == 1 else s for d, s in zip(t.shape, ordered_strides(t.shape, range(t.rank)), strict=True))
+        strides = tuple(
+            0 if d == 1 else s for d, s in zip(t.shape, ordered_strides(t.shape, range(t.rank)), strict=True)
+        )
         # The offset in bytes lies in the pointer, see `_declare_spills`.
         self.views[t] = View(buffer, t.shape, strides)
         buffer.index = len(self.program.spills)
@@ -129,9 +131,7 @@ class _Rows:
             joinable = (
                 outer.reduced == inner.reduced
                 and not {outer.var, inner.var} & pinned
-                and all(
-                    same(a.stride(outer.var), mul(a.stride(inner.var), inner.extent)) for a in self._accesses()
-                )
+                and all(same(a.stride(outer.var), mul(a.stride(inner.var), inner.extent)) for a in self._accesses())
             )
             if not joinable:
                 k += 1
@@ -368,7 +368,11 @@ class _Accumulator:
         axis = self.fold.prim.axes[0]
         s, w = suffix(self.dtype), scope.writer
         position = scope.vector(Var(f"i{axis}"))
-        order = ("ge" if self.fold.prim.last else "gt") if self.kind == "argmax" else ("le" if self.fold.prim.last else "lt")
+        order = (
+            ("ge" if self.fold.prim.last else "gt")
+            if self.kind == "argmax"
+            else ("le" if self.fold.prim.last else "lt")
+        )
         better = f"gf_{order}_{s}({value}, {self.names[0]})"
         unset = f"gf_lt_i64({self.at}, gf_splat_i64(0))"
         take = w.let("gf_mask", f"{better} | {unset}", "m")
@@ -476,4 +480,3 @@ def _unused(rows: _Rows) -> list[str]:
     if not rows.program.spills:
         names.append("scratch")
     return names
-
