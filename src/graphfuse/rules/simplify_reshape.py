@@ -1,0 +1,67 @@
+"""A reshape of a reshape is one reshape."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+from onnxscript.rewriter import MatchResult
+
+from graphfuse.graph.origins import label
+from graphfuse.rules.reshapes import RESHAPES, target_of
+from graphfuse.rules.rule import Rule, no, yes
+from graphfuse.rules.values import dims, ints
+
+STAGE = "simplify"
+ERROR_CLASS = "exact"
+ORDER = 40
+
+
+# Reshape(Reshape(x)) -> Reshape(x), the same with Flatten, Squeeze, Unsqueeze
+class SimplifyReshape(Rule):
+    """The elements keep their order in memory, only the last shape counts."""
+
+    exclusive = False
+    inner_type: ClassVar[str] = ""
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        inner = getattr(op, self.inner_type)(x, _allow_other_inputs=True)
+        return getattr(op, self.op_type)(inner, _allow_other_inputs=True, _outputs=["y"])
+
+    def check(self, context: Any, x: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
+        if dims(x) is None or dims(y) is None:
+            return no()
+        if target_of(x, y) is None:
+            node = y.producer()
+            assert node is not None
+            return no(f"{label(node)} has more than one dimension that is neither known nor its input's", node)
+        return yes()
+
+    def rewrite(self, op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
+        target = target_of(x, y)
+        assert target is not None
+        result: ir.Value = op.Reshape(x, ints(op, target, f"{y.name}.shape"))
+        return result
+
+
+RULES = tuple(
+    type(f"{outer}Of{inner}", (SimplifyReshape,), {"op_type": outer, "inner_type": inner})
+    for outer, inner in itertools.product(RESHAPES, RESHAPES)
+)
+
+HITS = (
+    "g (float[N, 3, 4] x) => (float[N, 12, 1] y) { k = Constant<value = int64[1] {2}>() a = Flatten(x) y = Unsqueeze(a, k) }",
+    """g (float[N, 3, 1] x) => (float[N, 3] y, float[N, 3, 1] z) {
+        k = Constant<value = int64[1] {0}>() j = Constant<value = int64[2] {0, 3}>()
+        a = Unsqueeze(x, k) y = Squeeze(a, j) b = Squeeze(a, k) z = Relu(b) }""",
+)
+NEAR_MISSES = (
+    (
+        """g (float[A, B, 4] x) => (float[2, C, D, 2] y) {
+            s = Constant<value = int64[4] {0, 2, -1, 4}>() t = Constant<value = int64[5] {0, 0, -1, 2, 2}>()
+            a = Reshape(x, s) b = Transpose<perm = [0, 2, 1, 3]>(a) c = Shape(b)
+            k = Constant<value = int64[1] {0}>() d = Unsqueeze(a, k) y = Reshape(d, c) }""",
+        "more than one dimension",
+    ),
+)
