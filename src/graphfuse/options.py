@@ -25,7 +25,7 @@ class CompileOptions:
     cache_dir: folder of the object cache (None: GRAPHFUSE_CACHE_DIR, else the user's cache folder);
     cache_bytes: size that the cache is pruned to; disabled_rules: names of rewrite rules to leave out;
     numerics: "strict" allows only exact and reassociating rewrites; verify: compare with onnxruntime before the library
-    is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights as arrays in model.c;
+    is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights in model.c;
     keep_going: hand out a library that failed verification, marked as such in its certificate.
     """
 

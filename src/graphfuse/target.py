@@ -219,7 +219,7 @@ def physical_cores() -> int:
 
 
 def cpu_quota(root: str = "/sys/fs/cgroup") -> int | None:
-    """CPUs that the control group allows, rounded up (version 2's cpu.max, version 1's cfs_quota); None if unlimited."""
+    """CPUs that the control group (version 2, else 1) allows, rounded up; None if it sets no limit."""
     quota, _, period = _read(f"{root}/cpu.max").strip().partition(" ")
     if not period:
         quota = _read(f"{root}/cpu/cpu.cfs_quota_us").strip()

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from graphfuse.artifact.bundle import Bundle, Staging, read_bundle, stage_bundle, write_bundle
-from graphfuse.artifact.manifest import Manifest, Tensor, manifest_of
+from graphfuse.artifact.manifest import Manifest, Tensor
 
-__all__ = ["Bundle", "Manifest", "Staging", "Tensor", "manifest_of", "read_bundle", "stage_bundle", "write_bundle"]
+__all__ = ["Bundle", "Manifest", "Staging", "Tensor", "read_bundle", "stage_bundle", "write_bundle"]

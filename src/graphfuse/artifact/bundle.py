@@ -154,10 +154,12 @@ def _manifest_text(folder: Path) -> str:
 
 
 def _check_replaceable(final: Path) -> None:
+    """Raises ArtifactError unless `final` is free: absent, an empty folder, or an artifact (a damaged one too)."""
     with disk_errors(ArtifactError, final):
-        if not os.path.lexists(final) or (final.is_dir() and not any(final.iterdir())):
+        if not os.path.lexists(final):
             return
-    if not final.is_dir() or not is_manifest(_manifest_text(final)):
+        ours = final.is_dir() and {path.name for path in final.iterdir()} <= {MANIFEST, *FILES}
+    if not ours and not (final.is_dir() and is_manifest(_manifest_text(final))):
         remedy = "name another folder, or remove it first"
         raise ArtifactError("exists and is no graphfuse artifact: it is not replaced", where=str(final), remedy=remedy)
 

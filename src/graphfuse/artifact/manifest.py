@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from graphfuse.artifact.dims import symbols_of
 from graphfuse.errors import ArtifactError
@@ -30,26 +30,6 @@ class Tensor:
     name: str
     dtype: str
     shape: tuple[int | str, ...]
-
-
-class Port(Protocol):
-    """An input or output as the emit stage describes it; dtype: ONNX's name in small letters."""
-
-    name: str
-    dtype: str
-    shape: list[int | str]
-
-
-class Module(Protocol):
-    """What the emit stage says about a model besides its C."""
-
-    dims: list[str]
-    guards: list[str]
-
-    @property
-    def inputs(self) -> Sequence[Port]: ...
-    @property
-    def outputs(self) -> Sequence[Port]: ...
 
 
 @dataclass(frozen=True)
@@ -125,16 +105,6 @@ class Manifest:
             "files": dict(sorted(self.files.items())),
         }
         return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
-
-
-def manifest_of(module: Module, target: Target, producer: str, compiler: str) -> Manifest:
-    """The manifest of a module that was built for `target`; hashes and sizes are filled in when it is sealed."""
-    onnx_names = {"float": "float32", "double": "float64"}
-    inputs, outputs = (
-        tuple(Tensor(port.name, onnx_names.get(port.dtype, port.dtype), tuple(port.shape)) for port in ports)
-        for ports in (module.inputs, module.outputs)
-    )
-    return Manifest(inputs, outputs, tuple(module.dims), tuple(module.guards), target, producer, compiler)
 
 
 def is_manifest(text: str) -> bool:

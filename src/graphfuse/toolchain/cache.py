@@ -1,6 +1,7 @@
 """The content-addressed object cache: compiled objects and libraries under the SHA-256 of all they were made from.
 
     objects/ab/abcd...   one entry: SHA-256 of the payload in hex, a line break, the payload
+    models/              artifacts of models that were compiled without naming a place for them
     zig/                 zig's own cache of its C library and compiler runtime, one set for each architecture
     tmp/                 working folders of builds that run now
     failed/              C sources that a compiler refused, kept for bug reports
@@ -36,6 +37,7 @@ class CacheInfo:
     root: Path
     entries: int
     object_bytes: int
+    model_bytes: int
     zig_bytes: int
     other_bytes: int
 
@@ -48,6 +50,11 @@ class ObjectCache:
         self.limit = limit
         self._objects = self.root / "objects"
         self._work = self.root / "tmp"
+
+    @property
+    def models(self) -> Path:
+        """The folder of artifacts that nobody named a place for."""
+        return self.root / "models"
 
     @property
     def zig(self) -> Path:
@@ -100,27 +107,27 @@ class ObjectCache:
     def info(self) -> CacheInfo:
         """Counts and sizes of what the folder holds now."""
         entries = list(_files(self._objects))
-        total, zig = _bytes(_files(self.root)), _bytes(_files(self.zig))
-        objects = sum(size for _, size, _ in entries)
-        return CacheInfo(self.root, len(entries), objects, zig, total - zig - objects)
+        total, models, zig = (_bytes(_files(folder)) for folder in (self.root, self.models, self.zig))
+        objects = _bytes(entries)
+        return CacheInfo(self.root, len(entries), objects, models, zig, total - zig - models - objects)
 
     def prune(self) -> int:
-        """Removes the longest unused entries until 80 % of the limit is left, if it is exceeded, and stale leftovers.
+        """Removes what was longest unused until 80 % of the limit is left, if it is exceeded, and stale leftovers.
 
-        Returns the number of bytes removed.
+        Objects and models count towards the limit. Returns the number of bytes removed.
         """
-        now = time.time()
-        for folder in _children(self._work):
-            with suppress(OSError):
-                if now - folder.stat().st_mtime > _STALE_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
-        entries = sorted(_files(self._objects))
-        excess = sum(size for _, size, _ in entries) - self.limit
+        oldest = time.time() - _STALE_SECONDS
+        for path in (*_children(self._work), *_children(self.root / "failed")):
+            if _modified(path) < oldest:
+                _remove(path)
+        entries = list(_files(self._objects))
+        entries += [(_modified(folder), _bytes(_files(folder)), folder) for folder in _children(self.models)]
+        excess = _bytes(entries) - self.limit
         if excess <= 0:
             return 0
         excess += self.limit // 5
         removed = 0
-        for _, size, path in entries:
+        for _, size, path in sorted(entries):
             if removed >= excess:
                 break
             _remove(path)
@@ -130,8 +137,8 @@ class ObjectCache:
     def clear(self) -> int:
         """Removes everything but the working folders of builds that run now; returns the number of bytes removed."""
         before = _bytes(_files(self.root))
-        for name in ("objects", "zig", "failed"):
-            shutil.rmtree(self.root / name, ignore_errors=True)
+        for path in (self._objects, self.models, self.zig, self.root / "failed"):
+            _remove(path)
         self.prune()
         return before - _bytes(_files(self.root))
 
@@ -154,8 +161,20 @@ def _header(payload: bytes) -> bytes:
 
 
 def _remove(path: Path) -> None:
+    """Removes a file or a folder, if it is there and may be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
     with suppress(OSError):
         path.unlink()
+
+
+def _modified(path: Path) -> float:
+    """Time of the last change; far in the future for what has vanished, which leaves it alone."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return float("inf")
 
 
 def _children(folder: Path) -> list[Path]:

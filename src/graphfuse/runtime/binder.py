@@ -1,0 +1,74 @@
+"""From the shapes of given inputs to the values of the model's symbolic dimensions, with every mismatch told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from graphfuse.artifact.dims import evaluate, symbols_of
+from graphfuse.artifact.manifest import Tensor
+from graphfuse.errors import InputError
+
+Shape = tuple[int, ...]
+
+
+def bind_symbols(inputs: Sequence[Tensor], shapes: Sequence[Shape], symbols: Sequence[str]) -> dict[str, int]:
+    """The value of every symbol, from the shapes of the inputs in manifest order.
+
+    A symbol that is a dim by itself takes its value there; one that occurs only inside an expression is solved for, if
+    the expression is linear in it. Raises InputError naming the input, the dimension and both values when a shape does
+    not fit, or two inputs disagree.
+    """
+    values: dict[str, int] = {}
+    origin: dict[str, str] = {}
+    for tensor, shape in zip(inputs, shapes, strict=True):
+        if len(shape) != len(tensor.shape):
+            raise _misfit(tensor, shape, f"it has {len(shape)} dimensions instead of {len(tensor.shape)}")
+        for axis, (dim, size) in enumerate(zip(tensor.shape, shape, strict=True)):
+            if dim in symbols and values.setdefault(str(dim), size) != size:
+                why = f"{dim} is {size} in dimension {axis}, and {values[str(dim)]} in {origin[str(dim)]}"
+                raise _misfit(tensor, shape, why)
+            origin.setdefault(str(dim), f"dimension {axis} of {tensor.name!r}")
+    for tensor, shape in zip(inputs, shapes, strict=True):
+        for axis, (dim, size) in enumerate(zip(tensor.shape, shape, strict=True)):
+            if dim not in symbols:
+                _check_dim(tensor, shape, axis, dim, size, values)
+    return values
+
+
+def _check_dim(tensor: Tensor, shape: Shape, axis: int, dim: int | str, size: int, values: dict[str, int]) -> None:
+    """Compares one fixed or computed dim with the size given; the one unknown symbol in it is solved for first."""
+    expected = dim if isinstance(dim, int) else _expected(dim, size, values)
+    if expected is None:
+        raise _misfit(tensor, shape, f"dimension {axis} is {size}, which no {dim} can be")
+    if expected != size:
+        used = "" if isinstance(dim, int) else f" = {expected} for {_listed(dim, values)}"
+        raise _misfit(tensor, shape, f"dimension {axis} is {size} instead of {dim}{used}")
+
+
+def _expected(dim: str, size: int, values: dict[str, int]) -> int | None:
+    unknown = [symbol for symbol in symbols_of(dim) if symbol not in values]
+    if len(unknown) == 1:
+        values[unknown[0]] = _solve(dim, unknown[0], size, values)
+    try:
+        return evaluate(dim, values)
+    except (KeyError, ValueError):
+        return None
+
+
+def _solve(dim: str, symbol: str, size: int, values: Mapping[str, int]) -> int:
+    """The symbol's value that gives a linear expression the value `size`; a misfit shows when it is evaluated."""
+    try:
+        at_1, at_2 = (evaluate(dim, {**values, symbol: k}) for k in (1, 2))
+    except (KeyError, ValueError):
+        return 1
+    slope = at_2 - at_1
+    return 1 + (size - at_1) // slope if slope else 1
+
+
+def _listed(dim: str, values: Mapping[str, int]) -> str:
+    return ", ".join(f"{symbol} = {values[symbol]}" for symbol in symbols_of(dim))
+
+
+def _misfit(tensor: Tensor, shape: Shape, why: str) -> InputError:
+    expected = "(" + ", ".join(map(str, tensor.shape)) + ("," if len(tensor.shape) == 1 else "") + ")"
+    return InputError(f"the shape is {shape}, expected {expected}", where=f"input {tensor.name!r}", why=why)

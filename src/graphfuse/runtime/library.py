@@ -1,0 +1,110 @@
+"""The native side of a session: libmodel.so, its weights in memory, its thread pool."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphfuse.errors import ArtifactError, InternalError
+
+_POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+# name -> (result, arguments) of every function that an artifact exports.
+_FACE: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "model_run": (_INT, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER)),
+    "model_arena_bytes": (_INT64, (_POINTER, _INT)),
+    "model_output_shapes": (None, (_POINTER, _POINTER)),
+    "gf_pool_create": (_POINTER, (_INT,)),
+    "gf_pool_destroy": (None, (_POINTER,)),
+    "gf_pool_threads": (_INT, (_POINTER,)),
+}
+ALIGNMENT = 64  # bytes of a cache line and of the widest vector
+
+
+class Library:
+    """The functions of one libmodel.so, addresses given as plain integers. It stays loaded until the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        functions = _load(path)
+        self.model_run: Callable[..., int] = functions["model_run"]
+        self.model_arena_bytes: Callable[[int, int], int] = functions["model_arena_bytes"]
+        self.model_output_shapes: Callable[[int, int], None] = functions["model_output_shapes"]
+        self.gf_pool_create: Callable[[int], int | None] = functions["gf_pool_create"]
+        self.gf_pool_destroy: Callable[[int], None] = functions["gf_pool_destroy"]
+        self.gf_pool_threads: Callable[[int], int] = functions["gf_pool_threads"]
+
+
+class Pool:
+    """A thread pool of the library, which ends its threads when nobody holds it any more. One thread needs no pool."""
+
+    def __init__(self, library: Library, threads: int) -> None:
+        self._destroy = library.gf_pool_destroy
+        self.address = library.gf_pool_create(threads) if threads > 1 else None
+        # Fewer than asked for where the system refuses to start one: results are the same.
+        self.threads = 1 if self.address is None else library.gf_pool_threads(self.address)
+
+    def __del__(self) -> None:
+        if getattr(self, "address", None):
+            self._destroy(self.address)
+
+
+class Weights:
+    """weights.bin mapped read-only, shared by all processes that run the model; None: the library holds the weights."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.address: int | None = None
+        if path is None:
+            return
+        with path.open("rb") as file:
+            # Pages are mapped now, so that the first call is as fast as the others.
+            flags = mmap.MAP_PRIVATE | getattr(mmap, "MAP_POPULATE", 0)
+            mapped = mmap.mmap(file.fileno(), 0, flags=flags, prot=mmap.PROT_READ)
+        self._array = np.frombuffer(mapped, dtype=np.uint8)
+        self.address = self._array.ctypes.data
+
+
+_addressof = ctypes.addressof
+_from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> np.ndarray[Any, Any]:
+    """An uninitialised array of `nbytes` bytes that starts on a cache line."""
+    buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+    return np.ndarray(shape, dtype, buffer, -address_of(buffer) % ALIGNMENT)
+
+
+def address_of(array: np.ndarray[Any, Any]) -> int:
+    """The address of an array's first element."""
+    try:
+        # A quarter of the time of `array.ctypes.data`; refuses read-only and empty arrays, and dtypes that C lacks.
+        return _addressof(_from_buffer(array))
+    except (TypeError, ValueError, BufferError):
+        return int(array.ctypes.data)
+
+
+def _load(path: Path) -> dict[str, Callable[..., Any]]:
+    """The exported functions, typed. Raises ArtifactError if the loader refuses the file or a function is missing."""
+    with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
+        # The loader takes a path that it has seen for the library it saw there, even if the file was replaced since.
+        alias = Path(folder, path.name)
+        alias.symlink_to(os.path.abspath(path))
+        try:
+            library = ctypes.CDLL(str(alias))
+        except OSError as error:
+            remedy = "compile the model for this machine"
+            raise ArtifactError("the library does not load", where=str(path), why=str(error), remedy=remedy) from error
+    functions: dict[str, Callable[..., Any]] = {}
+    for name, (result, arguments) in _FACE.items():
+        try:
+            function = getattr(library, name)
+        except AttributeError as error:
+            raise InternalError(f"the library lacks {name}", where=str(path)) from error
+        function.restype, function.argtypes = result, arguments
+        functions[name] = function
+    return functions

@@ -1,0 +1,357 @@
+"""Session: a compiled model that is called on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from graphfuse.artifact.bundle import Bundle, read_bundle
+from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
+from graphfuse.errors import InputError, InternalError
+from graphfuse.runtime.binder import Shape, bind_symbols
+from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty
+from graphfuse.target import physical_cores
+
+Array = np.ndarray[Any, Any]
+
+_MOST_PLANS = 256  # combinations of input shapes remembered by a session
+_ALIGN_FROM = 4096  # bytes from which an output is worth aligning to a cache line
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as onnxruntime describes it: name, shape of numbers and symbols, type as "tensor(float)"."""
+
+    name: str
+    shape: list[int | str]
+    type: str
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What one combination of input shapes leads to; outputs: (shape, dtype, bytes) of each."""
+
+    dims: ctypes.Array[ctypes.c_int64]
+    dims_address: int
+    arena_bytes: int
+    outputs: tuple[tuple[Shape, np.dtype[Any], int], ...]
+
+
+class _Context:
+    """What one running call needs for itself: pointer arrays and an arena, which only grows."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        self.inputs = (ctypes.c_void_p * max(1, inputs))()
+        self.outputs = (ctypes.c_void_p * max(1, outputs))()
+        self.inputs_address = ctypes.addressof(self.inputs)
+        self.outputs_address = ctypes.addressof(self.outputs)
+        self.arena_bytes = -1
+        self.arena_address = 0
+
+    def reserve(self, nbytes: int) -> None:
+        """Makes the arena at least so large. Raises InputError when there is not so much memory."""
+        self.arena_bytes = -1
+        self._arena: Array | None = None  # freed before the larger one is taken
+        try:
+            self._arena = aligned_empty((nbytes,), np.dtype(np.uint8), nbytes)
+        except MemoryError as error:
+            what = f"inputs of these sizes need {nbytes} bytes of working memory, which there are not"
+            raise InputError(what, remedy="use smaller inputs or fewer threads") from error
+        self.arena_address = address_of(self._arena)
+        self.arena_bytes = nbytes
+
+
+@dataclass(frozen=True)
+class _State:
+    """What changes together when the number of threads does; a call works with the one it started with."""
+
+    pool: Pool
+    plans: dict[tuple[Shape, ...], _Plan]
+
+
+class Session:
+    """A compiled model in memory, called on NumPy arrays.
+
+    artifact: folder of an artifact, which is checked, or a Bundle that was; threads: threads of one call, None for one
+    on each physical core. Loading runs the artifact's native code: only load artifacts whose origin you trust.
+
+    Any number of Python threads may call one session at once: every running call has an arena of its own (kept for the
+    next one), and while one call uses the thread pool in a kernel, others run theirs alone: with the same results.
+    Raises ArtifactError when the artifact cannot be used, InputError for a wrong number of threads.
+    """
+
+    def __init__(self, artifact: Bundle | str | Path, threads: int | None = None) -> None:
+        bundle = artifact if isinstance(artifact, Bundle) else read_bundle(artifact)
+        self.manifest: Manifest = bundle.manifest
+        self._library = Library(bundle.library)
+        self._weights: Weights | None = Weights(bundle.weights)
+        self._input_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.inputs]
+        self._output_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.outputs]
+        self._input_names = [tensor.name for tensor in self.manifest.inputs]
+        self._output_names = [tensor.name for tensor in self.manifest.outputs]
+        self._free: list[_Context] = []
+        self._state = self._new_state(physical_cores() if threads is None else threads)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Runs the model on arrays in manifest order, by name, or both; returns its output, or a tuple of several.
+
+        Inputs have exactly the dtype of the manifest; C-contiguous ones are read in place, others copied first. Outputs
+        are new arrays. Raises InputError when an input is missing, unknown, of another dtype or of a shape that does
+        not fit, or when a run-time guard of the model fails.
+        """
+        if named:
+            inputs = self._in_order(inputs, named)
+        elif len(inputs) != len(self._input_names):
+            raise self._wrong_count(len(inputs))
+        outputs = self._run(inputs)
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
+        """Runs the model as onnxruntime's InferenceSession.run does: the named outputs (None: all) in a list.
+
+        Raises InputError as a call does, and for an unknown output name.
+        """
+        outputs = self._run(self._in_order((), inputs))
+        if output_names is None:
+            return outputs
+        for name in output_names:
+            if name not in self._output_names:
+                raise InputError(
+                    f"no output is called {name!r}", remedy=f"the outputs are {_listed(self._output_names)}"
+                )
+        return [outputs[self._output_names.index(name)] for name in output_names]
+
+    def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array] | None = None) -> Binding:
+        """A call with fixed buffers, to be run again and again with next to no overhead: see Binding.
+
+        inputs and outputs are read and written in place, so they must be C-contiguous arrays of the manifest's dtypes
+        and fitting shapes, and must not overlap; outputs left out are allocated. Raises InputError when one does not.
+        """
+        return Binding(self, self._in_order((), inputs), outputs or {})
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The inputs in manifest order, as onnxruntime describes them."""
+        return [_node_arg(tensor) for tensor in self.manifest.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The outputs in manifest order, as onnxruntime describes them."""
+        return [_node_arg(tensor) for tensor in self.manifest.outputs]
+
+    @property
+    def threads(self) -> int:
+        """Threads that one call may use."""
+        return self._state.pool.threads
+
+    def set_threads(self, threads: int) -> None:
+        """Changes the number of threads; calls and bindings that exist keep theirs. Raises InputError below 1."""
+        self._open()
+        self._state = self._new_state(threads)
+
+    def close(self) -> None:
+        """Gives back threads and memory once running calls and bindings end; later calls raise InputError."""
+        self._weights = None
+        self._free.clear()
+        self._state = _State(Pool(self._library, 1), {})
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _new_state(self, threads: int) -> _State:
+        if not 1 <= threads <= 256:
+            raise InputError(f"a session cannot have {threads} threads", remedy="give a number from 1 to 256")
+        return _State(Pool(self._library, threads), {})
+
+    def _open(self) -> Weights:
+        if self._weights is None:
+            raise InputError("the session is closed")
+        return self._weights
+
+    def _run(self, inputs: Sequence[Any]) -> list[Array]:
+        weights, state = self._open(), self._state
+        arrays = [self._ready(k, value) for k, value in enumerate(inputs)]
+        plan = self._plan(state, arrays)
+        try:
+            context = self._free.pop()
+        except IndexError:
+            context = _Context(len(arrays), len(plan.outputs))
+        if context.arena_bytes < plan.arena_bytes:
+            context.reserve(plan.arena_bytes)
+        for k, array in enumerate(arrays):
+            context.inputs[k] = address_of(array)
+        outputs = []
+        for k, (shape, dtype, nbytes) in enumerate(plan.outputs):
+            output = np.empty(shape, dtype) if nbytes < _ALIGN_FROM else aligned_empty(shape, dtype, nbytes)
+            context.outputs[k] = address_of(output)
+            outputs.append(output)
+        status = self._library.model_run(
+            weights.address,
+            context.inputs_address,
+            context.outputs_address,
+            plan.dims_address,
+            context.arena_address,
+            state.pool.address,
+        )
+        self._free.append(context)
+        if status:
+            raise self._guard_error(status)
+        return outputs
+
+    def _ready(self, index: int, value: Any) -> Array:
+        """The input as an aligned C-contiguous array of its dtype: itself where it is one."""
+        if not isinstance(value, np.ndarray):
+            value = self._as_array(index, value)
+        if value.dtype != self._input_dtypes[index]:
+            raise InputError(
+                f"the dtype is {value.dtype}, expected {self._input_dtypes[index]}",
+                where=f"input {self._input_names[index]!r}",
+                remedy="convert the array with astype",
+            )
+        flags = value.flags
+        # A copy in C order keeps a rank of 0, which np.ascontiguousarray does not.
+        return value if flags.c_contiguous and flags.aligned else value.copy(order="C")
+
+    def _as_array(self, index: int, value: Any) -> Array:
+        if hasattr(value, "__array__"):
+            return np.asarray(value)
+        what = f"this is a {type(value).__name__}, expected a NumPy array"
+        raise InputError(what, where=f"input {self._input_names[index]!r}")
+
+    def _plan(self, state: _State, arrays: Sequence[Array]) -> _Plan:
+        shapes = tuple([array.shape for array in arrays])
+        plan = state.plans.get(shapes)
+        if plan is None:
+            plan = self._new_plan(shapes, state.pool.threads)
+            if len(state.plans) >= _MOST_PLANS:
+                state.plans.clear()
+            state.plans[shapes] = plan
+        return plan
+
+    def _new_plan(self, shapes: tuple[Shape, ...], threads: int) -> _Plan:
+        manifest = self.manifest
+        values = bind_symbols(manifest.inputs, shapes, manifest.symbols)
+        dims = (ctypes.c_int64 * max(1, len(values)))(*(values[symbol] for symbol in manifest.symbols))
+        address = ctypes.addressof(dims)
+        arena_bytes = self._library.model_arena_bytes(address, threads)
+        sizes = (ctypes.c_int64 * max(1, sum(len(tensor.shape) for tensor in manifest.outputs)))()
+        self._library.model_output_shapes(address, ctypes.addressof(sizes))
+        flat = iter(sizes)
+        outputs = []
+        for tensor, dtype in zip(manifest.outputs, self._output_dtypes, strict=True):
+            shape = tuple(next(flat) for _ in tensor.shape)
+            if arena_bytes < 0 or any(size < 0 for size in shape):
+                chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
+                raise InputError(f"no output {tensor.name!r} exists for inputs of these sizes", why=chosen)
+            outputs.append((shape, dtype, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
+        return _Plan(dims, address, arena_bytes, tuple(outputs))
+
+    def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+        names = self._input_names
+        rest = names[len(inputs) :]
+        for name in named:
+            if name not in names:
+                raise InputError(f"no input is called {name!r}", remedy=f"the inputs are {_listed(names)}")
+            if name not in rest:
+                raise InputError("this input is given twice", where=f"input {name!r}")
+        if missing := [name for name in rest if name not in named]:
+            raise InputError(f"missing input: {_listed(missing)}", remedy=f"the inputs are {_listed(names)}")
+        if len(inputs) > len(names):
+            raise self._wrong_count(len(inputs))
+        return (*inputs, *(named[name] for name in rest))
+
+    def _wrong_count(self, count: int) -> InputError:
+        names = self._input_names
+        return InputError(f"{count} inputs given, expected {len(names)}", remedy=f"the inputs are {_listed(names)}")
+
+    def _guard_error(self, status: int) -> InputError | InternalError:
+        guards = self.manifest.guards
+        if 0 < status <= len(guards):
+            return InputError(guards[status - 1])
+        return InternalError(f"the compiled model returned {status}, which means nothing")
+
+
+class Binding:
+    """A call of a session with fixed buffers: fill `inputs`, call, read `outputs` (both by name).
+
+    Calling costs about a microsecond over the model itself, allocates nothing, and returns `outputs`. It keeps the
+    number of threads and the memory of the session, has its own arena, and must not be called twice at the same time.
+    """
+
+    def __init__(self, session: Session, inputs: Sequence[Any], outputs: Mapping[str, Array]) -> None:
+        weights, state, manifest = session._open(), session._state, session.manifest
+        for name in outputs:
+            if name not in session._output_names:
+                remedy = f"the outputs are {_listed(session._output_names)}"
+                raise InputError(f"no output is called {name!r}", remedy=remedy)
+        arrays = [session._ready(k, value) for k, value in enumerate(inputs)]
+        for tensor, value, array in zip(manifest.inputs, inputs, arrays, strict=True):
+            if array is not value:
+                raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
+        plan = session._plan(state, arrays)
+        context = _Context(len(arrays), len(plan.outputs))
+        context.reserve(plan.arena_bytes)
+        self.inputs: dict[str, Array] = dict(zip(session._input_names, arrays, strict=True))
+        self.outputs: dict[str, Array] = {}
+        for name, (shape, dtype, nbytes) in zip(session._output_names, plan.outputs, strict=True):
+            array = outputs[name] if name in outputs else aligned_empty(shape, dtype, nbytes)
+            _check_output(name, array, shape, dtype)
+            self._check_overlap(name, array)
+            self.outputs[name] = array
+        context.inputs[: len(arrays)] = [address_of(array) for array in arrays]
+        context.outputs[: len(self.outputs)] = [address_of(array) for array in self.outputs.values()]
+        self._keep = (session, weights, state, plan, context)
+        self._model_run = session._library.model_run
+        self._arguments = (
+            weights.address,
+            context.inputs_address,
+            context.outputs_address,
+            plan.dims_address,
+            context.arena_address,
+            state.pool.address,
+        )
+
+    def __call__(self) -> dict[str, Array]:
+        """Runs the model on what `inputs` hold now. Raises InputError when a run-time guard of the model fails."""
+        status = self._model_run(*self._arguments)
+        if status:
+            raise self._keep[0]._guard_error(status)
+        return self.outputs
+
+    def _check_overlap(self, name: str, array: Array) -> None:
+        for kind, others in (("input", self.inputs), ("output", self.outputs)):
+            for other, buffer in others.items():
+                if np.may_share_memory(array, buffer):
+                    raise InputError(f"it overlaps the {kind} {other!r}", where=f"output {name!r}")
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """NumPy's dtype for a name in a manifest; bfloat16 comes from ml_dtypes."""
+    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+
+
+def _check_output(name: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -> None:
+    where = f"output {name!r}"
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise InputError(f"the buffer is {given}, expected {dtype} {shape}", where=where)
+    if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
+        raise InputError("only a C-contiguous writable NumPy array can be bound", where=where)
+
+
+def _node_arg(tensor: Tensor) -> NodeArg:
+    return NodeArg(tensor.name, list(tensor.shape), f"tensor({DTYPES[tensor.dtype]})")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
