@@ -1,0 +1,283 @@
+"""fused.onnx: the fused model as standard ONNX, each region a function in the domain `graphfuse.region`.
+
+The functions' bodies are the model's nodes in standard ops, so the file opens in any viewer and runs in any ONNX
+runtime. What computes nothing of its own (a reshape that is only another view, a concat written in place) stays a plain
+node.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from graphfuse import __version__
+from graphfuse.errors import ArtifactError
+from graphfuse.fuse.program import Program
+from graphfuse.fuse.regions import Fusion
+from graphfuse.graph.origins import ORIGINS_KEY, all_nodes, merge_origins
+from graphfuse.toolchain.files import disk_errors
+
+DOMAIN = "graphfuse.region"
+REGIONS_KEY = "graphfuse.regions"
+# Protobuf takes 2 GB; weights beyond this go to a file beside the model.
+LARGEST_INLINE = 1_500_000_000
+
+_INFERENCE_KEY = "pkg.onnx_shape_inference."
+_MOST_NAMED = 4
+
+
+def fused_model(fusion: Fusion, model: ir.Model) -> ir.Model:
+    """The model that was fused, with every region a function and its call a node; `model` itself is not changed.
+
+    Regions that share a node become one function, and so do regions that would otherwise wait for each other. Weights
+    stay initializers of the graph and are shared with `model`, not copied.
+    """
+    graph = model.graph.clone()
+    _drop_scaffolding(graph)
+    copies = dict(zip(model.graph, graph, strict=True))
+    for node, copy in copies.items():
+        _state_types(fusion.program, node, copy)
+    groups = [([copies[node] for node in nodes], regions) for nodes, regions in grouped(fusion, model.graph)]
+    readers = _readers(graph)
+    functions = [_extract(graph, nodes, regions, readers) for nodes, regions in groups]
+    graph.sort()
+    graph.opset_imports[DOMAIN] = 1
+    return ir.Model(
+        graph,
+        ir_version=model.ir_version,
+        producer_name="graphfuse",
+        producer_version=__version__,
+        functions=functions,
+        metadata_props=dict(model.metadata_props),
+    )
+
+
+def write_fused_model(model: ir.Model, path: Path) -> None:
+    """Write the model; the same model gives the same bytes. Weights beyond LARGEST_INLINE go to `<path>.data`.
+
+    Raises ArtifactError when the disk does not take it.
+    """
+    weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
+    with disk_errors(ArtifactError, path):
+        if sum(int(weight.nbytes) for weight in weights) > LARGEST_INLINE:
+            ir.save(model, path, external_data=f"{path.name}.data")
+            return
+        for value in model.graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                (value.const_value,) = ir.external_data.convert_tensors_from_external([value.const_value])
+        path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+
+
+def region_names(function: ir.Function) -> tuple[str, ...]:
+    """The regions that a function of a fused model stands for."""
+    return tuple(json.loads(function.metadata_props[REGIONS_KEY]))
+
+
+# ---------------------------------------------------------------- which nodes go together
+
+
+def grouped(fusion: Fusion, graph: ir.Graph) -> list[tuple[list[ir.Node], list[str]]]:
+    """The nodes of each function, in graph order, and its regions; in the order of the first region.
+
+    A node's function is that of its regions. Nodes on a cycle of calls (a reshape between two nodes of one region, say)
+    are drawn into one function.
+    """
+    nodes = list(graph)
+    index = {node: k for k, node in enumerate(nodes)}
+    sets = _DisjointSets(len(nodes))
+    regions_of: dict[int, list[int]] = {}
+    for number, region in enumerate(fusion.regions):
+        members = [index[fusion.program.node_of[t]] for t in region.tensors]
+        for member in members:
+            sets.join(members[0], member)
+        regions_of.setdefault(members[0], []).append(number)
+    calls: dict[int, list[int]] = {}
+    read_by = _readers(graph)
+    for k, node in enumerate(nodes):
+        readers = [index[reader] for value in node.outputs for reader in read_by.get(value, ())]
+        calls.setdefault(sets.root(k), []).extend(sets.root(reader) for reader in readers)
+    for cycle in _cycles(calls):
+        for k in cycle:
+            sets.join(cycle[0], k)
+    groups: dict[int, tuple[list[ir.Node], list[int]]] = {}
+    for k, node in enumerate(nodes):
+        group = groups.setdefault(sets.root(k), ([], []))
+        group[0].append(node)
+        group[1].extend(regions_of.get(k, ()))
+    fused = sorted(((sorted(numbers), members) for members, numbers in groups.values() if numbers), key=lambda g: g[0])
+    return [(members, [fusion.regions[n].name for n in numbers]) for numbers, members in fused]
+
+
+class _DisjointSets:
+    """Sets of numbers 0 to n - 1 that only ever merge; the smallest member stands for its set."""
+
+    def __init__(self, n: int) -> None:
+        self._parent = list(range(n))
+
+    def root(self, k: int) -> int:
+        while self._parent[k] != k:
+            self._parent[k] = self._parent[self._parent[k]]
+            k = self._parent[k]
+        return k
+
+    def join(self, a: int, b: int) -> None:
+        low, high = sorted((self.root(a), self.root(b)))
+        self._parent[high] = low
+
+
+def _readers(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
+    """The nodes that read each value; where a body reads it, the node that owns the body."""
+    found: dict[ir.Value, list[ir.Node]] = {}
+    for node in graph:
+        for value in _read(node):
+            found.setdefault(value, []).append(node)
+    return found
+
+
+def _cycles(graph: dict[int, list[int]]) -> list[list[int]]:
+    """The strongly connected components of more than one vertex (Tarjan 1972, without recursion)."""
+    order: dict[int, int] = {}
+    low: dict[int, int] = {}
+    stack: list[int] = []
+    on_stack: set[int] = set()
+    found: list[list[int]] = []
+    for start in graph:
+        if start in order:
+            continue
+        calls: list[tuple[int, Iterator[int]]] = []
+        _enter(start, graph, order, low, stack, on_stack, calls)
+        while calls:
+            vertex, successors = calls[-1]
+            following = next(successors, None)
+            if following is None:
+                calls.pop()
+                if calls:
+                    low[calls[-1][0]] = min(low[calls[-1][0]], low[vertex])
+                if low[vertex] == order[vertex]:
+                    component = stack[stack.index(vertex) :]
+                    del stack[-len(component) :]
+                    on_stack.difference_update(component)
+                    if len(component) > 1:
+                        found.append(component)
+            elif following not in order:
+                _enter(following, graph, order, low, stack, on_stack, calls)
+            elif following in on_stack:
+                low[vertex] = min(low[vertex], order[following])
+    return found
+
+
+def _enter(
+    vertex: int,
+    graph: dict[int, list[int]],
+    order: dict[int, int],
+    low: dict[int, int],
+    stack: list[int],
+    on_stack: set[int],
+    calls: list[tuple[int, Iterator[int]]],
+) -> None:
+    order[vertex] = low[vertex] = len(order)
+    stack.append(vertex)
+    on_stack.add(vertex)
+    calls.append((vertex, iter(graph.get(vertex, ()))))
+
+
+# ---------------------------------------------------------------- functions and their calls
+
+
+def _extract(
+    graph: ir.Graph, nodes: Sequence[ir.Node], regions: Sequence[str], readers: dict[ir.Value, list[ir.Node]]
+) -> ir.Function:
+    """Move nodes of the graph into a new function and put a call of it in their place.
+
+    readers: who read each value before the first function was extracted.
+    """
+    inside = dict.fromkeys(nodes)
+    made = {value: None for node in nodes for value in node.outputs}
+    inputs = [v for v in dict.fromkeys(v for node in nodes for v in _read(node)) if v not in made]
+    outputs = [v for v in made if v.is_graph_output() or any(r not in inside for r in readers.get(v, ()))]
+    name = _function_name(regions)
+    users = merge_origins(nodes)
+    body = ir.GraphView(inputs, outputs, nodes=nodes, opset_imports=_opsets(graph, nodes), name=name).clone()
+    for value in body.inputs:
+        value.const_value = None
+    about = {REGIONS_KEY: json.dumps(list(regions)), ORIGINS_KEY: json.dumps(list(users))}
+    body.metadata_props.update(about)
+    body.doc_string = "\n".join(users)
+    call = ir.Node(
+        DOMAIN, name, inputs, num_outputs=len(outputs), name=_call_name(name, users), doc_string="\n".join(users),
+        metadata_props=about,
+    )  # fmt: skip
+    for old, new in zip(outputs, call.outputs, strict=True):
+        new.type, new.shape, kept = old.type, old.shape, old.name
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name, new.name = None, kept
+    graph.insert_before(nodes[0], call)
+    graph.remove(nodes)
+    return ir.Function(DOMAIN, name, graph=body, attributes=())
+
+
+def _read(node: ir.Node) -> Iterator[ir.Value]:
+    """What a node reads from around it, by its bodies as well, in order of use and possibly more than once."""
+    yield from (value for value in node.inputs if value is not None)
+    for body in _bodies(node):
+        inside = {id(value) for value in body.inputs} | {id(value) for value in body.initializers.values()}
+        for inner in body:
+            inside |= {id(value) for value in inner.outputs}
+        for inner in body:
+            yield from (value for value in _read(inner) if id(value) not in inside)
+        yield from (value for value in body.outputs if id(value) not in inside)
+
+
+def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield attribute.as_graph()
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            yield from attribute.as_graphs()
+
+
+def _opsets(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[str, int]:
+    """The imports of the domains that the nodes and their bodies use."""
+    used: dict[str, None] = {}
+    stack = list(nodes)
+    while stack:
+        node = stack.pop()
+        used[node.domain] = None
+        stack += [inner for body in _bodies(node) for inner in body]
+    return {domain: version for domain, version in graph.opset_imports.items() if domain in used}
+
+
+def _function_name(regions: Sequence[str]) -> str:
+    """Unique, for a region is in one function only: its first region tells it from all others."""
+    if len(regions) <= _MOST_NAMED:
+        return "_".join(regions)
+    return f"{regions[0]}_and_{len(regions) - 1}_more"
+
+
+def _call_name(function: str, users: Sequence[str]) -> str:
+    more = f" and {len(users) - _MOST_NAMED} more" if len(users) > _MOST_NAMED else ""
+    return f"{function}: {', '.join(users[:_MOST_NAMED])}{more}" if users else function
+
+
+def _state_types(program: Program, node: ir.Node, copy: ir.Node) -> None:
+    """Give the copy's results the shapes that lowering found, which inference may not know."""
+    for value, copied in zip(node.outputs, copy.outputs, strict=True):
+        tensor = program.of_value.get(value)
+        if tensor is not None:
+            copied.type = ir.TensorType(tensor.dtype)
+            copied.shape = ir.Shape([d if isinstance(d, int) else str(d) for d in tensor.shape])
+        elif copied.shape is None:
+            copied.type = None  # a declared type without a shape is not valid ONNX
+
+
+def _drop_scaffolding(graph: ir.Graph) -> None:
+    """Remove what shape inference noted for itself, and weights that were folded into others."""
+    for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
+        del graph.initializers[name]
+    for node in all_nodes(graph):
+        for value in node.outputs:
+            for key in [key for key in value.metadata_props if key.startswith(_INFERENCE_KEY)]:
+                del value.metadata_props[key]
