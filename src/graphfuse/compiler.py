@@ -8,8 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +216,9 @@ def compile_model(
     dims: Mapping[str, int] | None = None,
 ) -> Compiled:
     """Compile a model file into an artifact folder. Raises GraphfuseError; then nothing is left at `output`."""
-    job = Job(Path(path), options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None))
+    job = Job(
+        Path(path), options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None)
+    )
     run_stages(job)
     return Compiled(Path(output), job)
 
@@ -283,16 +283,7 @@ def _content_key(path: Path, options: CompileOptions) -> str:
 @cache
 def _sources_key() -> str:
     digest = hashlib.sha256()
-    for entry in _walk(files("graphfuse")):
-        digest.update(entry.read_bytes())
+    root = Path(__file__).parent
+    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".c", ".h")):
+        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
-
-
-def _walk(folder: Traversable) -> list[Traversable]:
-    found: list[Traversable] = []
-    for entry in sorted(folder.iterdir(), key=lambda e: e.name):
-        if entry.is_dir():
-            found += _walk(entry)
-        elif entry.name.endswith((".py", ".c", ".h")):
-            found.append(entry)
-    return found

@@ -178,7 +178,9 @@ class _Assembler:
 
     def _model_run(self) -> str:
         w = Writer()
-        w.line("GF_API int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims,")
+        w.line(
+            "GF_API int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims,"
+        )
         with w.block("                     void *arena, gf_pool *pool)"):
             self._declare_dims(w, [d for d in self._all_dims() if not isinstance(d, int)])
             for name in ("weights", "in", "out", "arena", "pool"):

@@ -57,12 +57,14 @@ class Scope:
         self.parent = parent
         self.variables = dict(variables or {})
         self.depth: int = 0 if parent is None else parent.depth + 1
-        self.count = count if count is not None else (parent.count if parent else None)
+        self.count: str | None = count if count is not None or parent is None else parent.count
         self._bound: dict[Expr, str] = {}
         self._memo: dict[object, str] = {}
         self._depths: dict[int, tuple[Expr, int]] = {}
 
-    def child(self, variables: Mapping[Var, str] | None = None, writer: Writer | None = None, count: str | None = None) -> Scope:
+    def child(
+        self, variables: Mapping[Var, str] | None = None, writer: Writer | None = None, count: str | None = None
+    ) -> Scope:
         return Scope(self.context, writer or self.writer, self, variables, count)
 
     def bind(self, e: Expr, name: str) -> None:
@@ -241,7 +243,11 @@ class Scope:
         if not contains_load(e):
             return text
         limit = next(
-            (d for d, s in zip(acc.view.shape, acc.view.strides, strict=True) if any(x is e and y == s for x, y in acc.irregular)),
+            (
+                d
+                for d, s in zip(acc.view.shape, acc.view.strides, strict=True)
+                if any(x is e and y == s for x, y in acc.irregular)
+            ),
             None,
         )
         if limit is None:
@@ -366,8 +372,20 @@ def call_text(e: Call, args: list[str]) -> str:
 
 
 _SCALAR_INFIX = {
-    **{"add": "+", "sub": "-", "mul": "*", "and": "&&", "or": "||", "xor": "!=", "bitand": "&", "bitor": "|"},
-    **{"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="},
+    "add": "+",
+    "sub": "-",
+    "mul": "*",
+    "and": "&&",
+    "or": "||",
+    "xor": "!=",
+    "bitand": "&",
+    "bitor": "|",
+    "lt": "<",
+    "le": "<=",
+    "gt": ">",
+    "ge": ">=",
+    "eq": "==",
+    "ne": "!=",
 }
 _SCALAR_FLOAT = {"floor": "floor", "ceil": "ceil", "round": "rint", "trunc": "trunc", "sqrt": "sqrt", "abs": "fabs"}
 

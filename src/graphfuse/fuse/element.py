@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.graph.dtypes import I64
-from graphfuse.ops.expr import Arg, Const, Expr, Load, Var, loads_of, substitute
-from graphfuse.ops.tensor import Generate, IndexMap, Map, Tensor, broadcast_index, variables
+from graphfuse.ops.expr import Arg, Const, Expr, Load, Result, Var, loads_of, substitute
+from graphfuse.ops.tensor import Generate, IndexMap, Map, Reduce, Tensor, broadcast_index, variables
 
 
 class Misaligned(Exception):
@@ -62,7 +62,9 @@ class Elements:
             t = t.args[0]
         if t.rank != len(self.space):
             return frozenset()
-        return frozenset(k for k, (d, s) in enumerate(zip(t.shape, self.space, strict=True)) if _is_unit(d) and not _is_unit(s))
+        return frozenset(
+            k for k, (d, s) in enumerate(zip(t.shape, self.space, strict=True)) if _is_unit(d) and not _is_unit(s)
+        )
 
     def forget(self) -> None:
         """Drop what was inlined so far: `results` has changed."""
@@ -94,7 +96,7 @@ class Elements:
                 replace[Arg(k, a.dtype)] = self.element(a, part)
             return substitute(t.prim.body, replace)
         if isinstance(t.prim, Generate):
-            return t.prim.body(index)
+            return self._resolve(t.prim.body(index))
         if isinstance(t.prim, IndexMap):
             inner, guard = t.prim.at(index)
             guard = None if guard is None else self._resolve(guard)
@@ -110,6 +112,18 @@ class Elements:
     def _resolve(self, e: Expr) -> Expr:
         """Loads inside an index (gather indices) may be of tensors computed in this region."""
         return resolve_loads(e, lambda x: self.element(x.tensor, x.index))
+
+
+def is_aligned(members: Sequence[Tensor], space: Sequence[Dim]) -> bool:
+    """Whether every per-row value is read at its own row, so that the members can be one rows region."""
+    results: dict[Tensor, Expr] = {t: Result("fold", t.dtype) for t in members if isinstance(t.prim, Reduce)}
+    elements = Elements(members, space, results)
+    try:
+        for t in members:
+            elements.at_canonical(t.args[0] if isinstance(t.prim, Reduce) else t)
+    except Misaligned:
+        return False
+    return True
 
 
 def resolve_loads(e: Expr, function: Callable[[Load], Expr]) -> Expr:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from graphfuse.fuse.element import Elements, Misaligned
+from graphfuse.fuse.element import Elements
 from graphfuse.fuse.regions import Region, reduced
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.ops.expr import Expr, Load, Result, cost
@@ -124,17 +124,3 @@ def _needed_after(region: Region, t: Tensor, ready: dict[Tensor, int], number: i
     if ready[t] > number:
         return True
     return any(_needed_after(region, x, ready, number) for x in region.tensors if any(a is t for a in x.args))
-
-
-def is_aligned(region: Region) -> bool:
-    """Whether every per-row value is read at its own row, so that the region can be scheduled at all."""
-    results: dict[Tensor, Expr] = {
-        t: Result(f"fold{k}", t.dtype) for k, t in enumerate(region.tensors) if isinstance(t.prim, Reduce)
-    }
-    elements = Elements(region.tensors, region.space, results)
-    try:
-        for t in region.tensors:
-            elements.at_canonical(t.args[0] if isinstance(t.prim, Reduce) else t)
-    except Misaligned:
-        return False
-    return True

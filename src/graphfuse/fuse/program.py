@@ -67,7 +67,9 @@ def lower_graph(graph: ir.Graph, where: str = "") -> Program:
     for node in graph:
         _lower_node(program, node, unsupported)
     if unsupported:
-        raise UnsupportedModelError(unsupported, where=where, remedy="leave these nodes out of the model, or report them")
+        raise UnsupportedModelError(
+            unsupported, where=where, remedy="leave these nodes out of the model, or report them"
+        )
     program.outputs = [program.of_value[value] for value in graph.outputs]
     _keep_live(program)
     _collect_guards(program)
@@ -78,7 +80,7 @@ def _add_leaf(program: Program, value: ir.Value, unsupported: list[tuple[str, st
     if value in program.of_value:
         return
     if value.const_value is not None and value.shape is None:
-        value.shape = ir.Shape(value.const_value.shape)
+        value.shape = ir.Shape(tuple(value.const_value.shape))
     if value.dtype is None and value.const_value is not None:
         value.dtype = value.const_value.dtype
     if value.dtype is None or value.shape is None:
@@ -95,13 +97,10 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, st
         _add_leaf(program, value, unsupported)
         return
     inputs: list[Tensor | None] = []
-    for value in node.inputs:
-        if value is None:
-            inputs.append(None)
-            continue
-        if value not in program.of_value:
+    for operand in node.inputs:
+        if operand is not None and operand not in program.of_value:
             return  # its producer is unsupported and listed already
-        inputs.append(program.of_value[value])
+        inputs.append(None if operand is None else program.of_value[operand])
     try:
         outputs = lower(node, inputs)
         _check_types(node, outputs)
@@ -165,4 +164,6 @@ def _collect_guards(program: Program) -> None:
                 if (isinstance(d, int) and d == 1) or same(d, out) or key in seen:
                     continue
                 seen.add(key)
-                program.guards.append(Guard(d, out, f"{program.name(t)}: sizes {d} and {out} must be equal to broadcast"))
+                program.guards.append(
+                    Guard(d, out, f"{program.name(t)}: sizes {d} and {out} must be equal to broadcast")
+                )

@@ -18,9 +18,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from graphfuse.fuse.element import is_aligned
 from graphfuse.fuse.program import Program
-from graphfuse.graph.dims import Dim, same, same_shape
-from graphfuse.ops.tensor import Concat, Contract, Expand, IndexMap, Map, Opaque, Pad, Reduce, Reshape, Slice, Tensor, Transpose
+from graphfuse.graph.dims import Dim, same_shape
+from graphfuse.ops.expr import depends_on
+from graphfuse.ops.tensor import (
+    Concat,
+    Contract,
+    Expand,
+    IndexMap,
+    Map,
+    Opaque,
+    Pad,
+    Reduce,
+    Reshape,
+    Slice,
+    Tensor,
+    Transpose,
+    variables,
+)
 
 VIEWS = (Transpose, Reshape, Slice, Expand)
 PLACEMENTS = (Concat, Pad)
@@ -178,15 +194,22 @@ def _fits_reduce(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdic
         return Verdict("the reduction is over another space", f"{_text(region.space)} -> {_text(a.shape)}")
     if region.axes is not None and region.axes != t.prim.axes:
         return Verdict("the reductions are over different axes", f"{region.axes} and {t.prim.axes}")
-    return None
+    return _misaligned(fusion, region, [t])
 
 
 def _fits_rows(fusion: Fusion, region: Region, t: Tensor) -> Verdict | None:
     if same_shape(t.shape, region.space):
-        return None
+        return _misaligned(fusion, region, [t])
     if region.axes is not None and same_shape(unit_free(t.shape), unit_free(reduced(region.space, region.axes))):
-        return None
+        return _misaligned(fusion, region, [t])
     return Verdict("the shapes differ", f"{_text(region.space)} -> {_text(t.shape)}")
+
+
+def _misaligned(fusion: Fusion, region: Region, more: Sequence[Tensor]) -> Verdict | None:
+    axes_free = region.axes is None and not any(isinstance(t.prim, Reduce) for t in more)
+    if axes_free or is_aligned([*region.tensors, *more], region.space):
+        return None
+    return Verdict("a value made once per row is read at another row", fusion.program.name(more[0]))
 
 
 def _no_cycle(fusion: Fusion, region: Region, args: Sequence[Tensor], a: Tensor) -> Verdict | None:
@@ -228,27 +251,57 @@ def _merge_feeders(fusion: Fusion, region: Region, t: Tensor) -> None:
         feeder = fusion.region_of.get(a)
         if feeder is None or feeder is region:
             continue
-        verdict = _may_merge(fusion, region, feeder)
+        verdict = _may_merge(fusion, region, feeder, t)
         if verdict is None:
             _merge(fusion, region, feeder)
         else:
             fusion.verdicts[a, t] = verdict
 
 
-def _may_merge(fusion: Fusion, region: Region, feeder: Region) -> Verdict | None:
+def _may_merge(fusion: Fusion, region: Region, feeder: Region, t: Tensor) -> Verdict | None:
     name = fusion.program.name
     if feeder.kind != "rows" or (region.kind == "contraction" and feeder.axes is not None):
         return Verdict("both regions have a contraction or reduction of their own", name(feeder.anchor))
-    if any(isinstance(x.prim, IndexMap) and not is_unit_reshape(x) for x in feeder.tensors):
-        return Verdict("an index map computes its elements once, for every reader", name(feeder.anchor))
+    for x in feeder.tensors:
+        verdict = _may_inline(fusion, region, feeder, x, t) if isinstance(x.prim, IndexMap) else None
+        if verdict is not None:
+            return verdict
     if not same_shape(feeder.space, region.space):
         return Verdict("the shapes differ", f"{_text(feeder.space)} -> {_text(region.space)}")
     if None not in (feeder.axes, region.axes) and feeder.axes != region.axes:
         return Verdict("the reductions are over different axes", f"{feeder.axes} and {region.axes}")
+    misaligned = _misaligned(fusion, region, [x for x in feeder.tensors if x not in region.tensors])
+    if misaligned is not None and region.kind == "rows":
+        return misaligned
     # A path from one region through a third back to the other would close a cycle.
     if _depends_through_outside(fusion, region, feeder) or _depends_through_outside(fusion, feeder, region):
         return Verdict("a third region stands between the two", name(feeder.anchor))
     return None
+
+
+def _may_inline(fusion: Fusion, region: Region, feeder: Region, x: Tensor, t: Tensor) -> Verdict | None:
+    """Whether an index map of a feeder may be computed inside the region, element by element, at no more work."""
+    if is_unit_reshape(x):
+        return None
+    inside = {id(m) for m in [*region.tensors, *feeder.tensors, t]}
+    for member in feeder.tensors:
+        outside = fusion.program.is_output(member)
+        if outside or any(id(c) not in inside for c in fusion.program.consumers.get(member, [])):
+            return Verdict("an index map computes its elements once, for every reader", fusion.program.name(x))
+    if region.kind == "contraction" and not _keeps_channels(x):
+        return Verdict("the index map moves elements along the lanes of the accumulators", fusion.program.name(x))
+    return None
+
+
+def _keeps_channels(x: Tensor) -> bool:
+    """Whether the lane axis of a contraction (channels of an image, else the last) is left as it is."""
+    assert isinstance(x.prim, IndexMap)
+    index = variables(x.rank)
+    lane = 1 if x.rank >= 3 else x.rank - 1
+    inner, guard = x.prim.at(index)
+    if x.args[0].rank != x.rank or guard is not None or len(x.args) != 1:
+        return False
+    return inner[lane] == index[lane] and not any(depends_on(e, index[lane]) for k, e in enumerate(inner) if k != lane)
 
 
 def _depends_through_outside(fusion: Fusion, region: Region, other: Region) -> bool:
@@ -319,7 +372,3 @@ def producers(fusion: Fusion, region: Region) -> list[Region]:
 
 def _text(shape: Sequence[Dim]) -> str:
     return "[" + ", ".join(map(str, shape)) + "]"
-
-
-def same_space(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
-    return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))

@@ -6,11 +6,12 @@ Symbols are positive integers, as in onnx_ir.SymbolicDim, whose expressions are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import onnx_ir as ir
 import sympy
 
-Dim = int | sympy.Expr
+Dim: TypeAlias = "int | sympy.Expr"
 
 
 def dim(value: int | ir.SymbolicDim | str | sympy.Expr) -> Dim:
@@ -117,7 +118,7 @@ def estimate(value: Dim, typical: int = 64) -> int:
     """A number to reckon costs with: every unknown symbol is taken as `typical`."""
     if isinstance(value, int):
         return value
-    return max(1, int(value.subs({s: typical for s in value.free_symbols})))
+    return max(1, int(value.subs(dict.fromkeys(value.free_symbols, typical))))
 
 
 def c_text(value: Dim, names: Mapping[str, str]) -> str:

@@ -209,7 +209,7 @@ class _Rows:
         chunked = self.lane is not None and not self.lane.reduced
         counters: list[tuple[str, Dim]] = [(a.var.name, a.extent) for a in outer]
         chunk = self._chunk()
-        chunks = ceildiv(self.lane.extent, chunk) if chunked else 1
+        chunks = ceildiv(self.lane.extent, chunk) if self.lane is not None and chunked else 1
         if chunks != 1:
             counters.append(("chunk", chunks))
         if counters:

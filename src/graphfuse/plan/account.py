@@ -79,8 +79,8 @@ def _end_of_view(fusion: Fusion, plan: Plan, node: ir.Node) -> tuple[str, str, s
         return "alone", "", f"a copy: {plan.copies[copied[0]]}"
     readers = [r for t in mine for c in program.consumers.get(t, []) if (r := fusion.region_of.get(c)) is not None]
     writers = [r for t in mine for a in t.args if (r := fusion.region_of.get(a)) is not None]
-    near = (readers or writers or [None])[0]
-    return "fused", near.name if near else "", "other strides over the same memory, no copy"
+    near = [r.name for r in readers + writers]
+    return "fused", near[0] if near else "", "other strides over the same memory, no copy"
 
 
 def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
 from graphfuse.fuse.passes import RowProgram, schedule
@@ -64,7 +62,9 @@ def plan(fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: T
 
 
 class _Planner:
-    def __init__(self, fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str) -> None:
+    def __init__(
+        self, fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str
+    ) -> None:
         self.fusion = fusion
         self.program = fusion.program
         self.kernels = kernels
@@ -109,7 +109,7 @@ class _Planner:
     # ------------------------------------------------------------------ placement
 
     def _place_leaves(self) -> list[Tensor]:
-        inputs = []
+        inputs: list[Tensor] = []
         for value in self.program.graph.inputs:
             t = self.program.of_value[value]
             if self.program.constant(t) is not None:
@@ -137,7 +137,7 @@ class _Planner:
                     return False
                 home = reshaped
             t = source
-        if t in self.views or t.prim is None or isinstance(t.prim, VIEWS) and t not in self.fusion.region_of:
+        if t in self.views or t.prim is None or (isinstance(t.prim, VIEWS) and t not in self.fusion.region_of):
             return False
         self.views[t] = home
         return True

@@ -19,11 +19,13 @@ def fusion_text(fusion: Fusion) -> str:
         for t in region.tensors:
             mark = " ->" if t in region.outputs else ""
             args = ", ".join(fusion.program.name(a) for a in t.args)
-            lines.append(f"  {fusion.program.name(t)}: {_primitive(t)}({args}) {t.dtype.name.lower()}{_shape(t.shape)}{mark}")
+            kind = f"{t.dtype.name.lower()}{_shape(t.shape)}"
+            lines.append(f"  {fusion.program.name(t)}: {_primitive(t)}({args}) {kind}{mark}")
     for (a, t), verdict in fusion.verdicts.items():
         if fusion.region_of.get(a) is not fusion.region_of.get(t):
             culprit = f" ({verdict.culprit})" if verdict.culprit else ""
-            lines.append(f"not fused: {fusion.program.name(a)} -> {fusion.program.name(t)}: {verdict.condition}{culprit}")
+            edge = f"{fusion.program.name(a)} -> {fusion.program.name(t)}"
+            lines.append(f"not fused: {edge}: {verdict.condition}{culprit}")
     return "\n".join(lines) + "\n"
 
 
@@ -31,7 +33,8 @@ def plan_text(plan: Plan) -> str:
     """Every kernel call with its arguments, and the arena."""
     lines = [f"arena {plan.arena.size} bytes"]
     for call in plan.calls:
-        lines.append(f"{call.label}: {call.kernel} rows={call.code.rows} columns={call.code.columns} {call.code.describe}")
+        code = call.code
+        lines.append(f"{call.label}: {call.kernel} rows={code.rows} columns={code.columns} {code.describe}")
         lines += [f"  {_place(plan, p)}" for p in call.code.pointers]
     return "\n".join(lines) + "\n"
 

@@ -6,6 +6,7 @@ slices, expands, splits, in-place concats and most reshapes are other views of t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -52,9 +53,7 @@ class View:
         )
 
     def transposed(self, perm: Sequence[int]) -> View:
-        return replace(
-            self, shape=tuple(self.shape[k] for k in perm), strides=tuple(self.strides[k] for k in perm)
-        )
+        return replace(self, shape=tuple(self.shape[k] for k in perm), strides=tuple(self.strides[k] for k in perm))
 
     def sliced(self, starts: Sequence[Dim], steps: Sequence[int], shape: Sequence[Dim]) -> View:
         offset = self.offset
@@ -75,7 +74,7 @@ class View:
         strides: list[Dim] = [0] * len(shape)
         for ins, outs in reshape_groups(self.shape, shape):
             real = [k for k in ins if self.shape[k] != 1]
-            for a, b in zip(real, real[1:], strict=False):
+            for a, b in itertools.pairwise(real):
                 if not same(self.strides[a], mul(self.strides[b], self.shape[b])):
                     return None
             if not real:
