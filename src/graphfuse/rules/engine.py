@@ -12,7 +12,7 @@ from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRule
 
 from graphfuse.errors import InternalError
 from graphfuse.graph.infer import Inference
-from graphfuse.graph.origins import label, merge_origins, origins, set_origins
+from graphfuse.graph.origins import label, origins, set_origins
 from graphfuse.ledger import Fate, Ledger
 from graphfuse.rules.rule import ALL, Rule
 
@@ -94,23 +94,21 @@ class _Rewriter:
             return False
         self.last = f"{pattern.name} at {label(node)}"
         matched = sorted(delta.match.nodes, key=list(graph).index) if len(delta.match.nodes) > 1 else [node]
-        kept = self._kept(pattern.rule, delta.match.bindings, matched)
+        kept = self._kept(pattern.rule, delta.match.bindings)
         for value in delta.new_initializers:
             value.name = self._fresh(self.taken, value.name or "constant")
             self.model.graph.register_initializer(value)
         carriers = self._replace(graph, node, delta.match.outputs, delta.new_outputs, delta.new_nodes)
-        gone = _remove_dead(graph, matched)
+        gone = _remove_dead(graph, matched, pattern.rule.absorbs)
         new_nodes = [*delta.new_nodes, *(node for node in carriers if node not in delta.new_nodes)]
         self._account(pattern, gone, kept, carriers, new_nodes)
         self._name(new_nodes, matched)
         return True
 
     @staticmethod
-    def _kept(rule: Rule, bindings: dict[str, Any], matched: list[ir.Node]) -> list[ir.Node]:
-        if rule.keeps == ALL:
-            return matched
-        producer = bindings[rule.keeps].producer() if rule.keeps else None
-        return [producer] if producer is not None else []
+    def _kept(rule: Rule, bindings: dict[str, Any]) -> ir.Node | None:
+        """The node whose origins the replacement carries on, when the rule names one."""
+        return None if rule.keeps in (ALL, "") else bindings[rule.keeps].producer()
 
     def _replace(
         self,
@@ -152,20 +150,23 @@ class _Rewriter:
         return [node for node in dict.fromkeys(carriers) if node is not None]
 
     def _account(
-        self, pattern: Pattern, gone: list[ir.Node], kept: list[ir.Node], carriers: list[ir.Node], new: list[ir.Node]
+        self, pattern: Pattern, gone: list[ir.Node], kept: ir.Node | None, carriers: list[ir.Node], new: list[ir.Node]
     ) -> None:
         rule = pattern.rule
-        others = list(merge_origins([node for node in gone if node not in kept]))
-        into = ""
-        for node in (node for node in gone if node in kept):
-            carrier = next((n for n in new if n.op_type == node.op_type), carriers[-1] if carriers else None)
-            if carrier is None:
-                others += origins(node)
-                continue
-            set_origins(carrier, (*origins(carrier), *origins(node)))
-            into = into or next(iter(origins(node)), "")
-        into = into or _first_origin([node for node in kept if node.graph is not None])
-        self.ledger.settle(others, rule.fate, into=into, by=pattern.name, reason=rule.reason)
+        settled: list[str] = []
+        into = next(iter(origins(kept)), "") if kept is not None else ""
+        for node in gone:
+            stays = node is kept or rule.keeps == ALL
+            same = next((n for n in new if n.op_type == node.op_type), None)
+            carrier = same or (carriers[-1] if carriers else None)
+            if stays and carrier is not None:
+                set_origins(carrier, (*origins(carrier), *origins(node)))
+            elif carriers and not rule.keeps:
+                # A copy had to stay for the sake of an output's name; it stands for what it replaces.
+                set_origins(carriers[-1], (*origins(carriers[-1]), *origins(node)))
+            else:
+                settled += origins(node)
+        self.ledger.settle(settled, rule.fate, into=into, by=pattern.name, reason=rule.reason)
 
     def _name(self, new_nodes: Iterable[ir.Node], matched: list[ir.Node]) -> None:
         base = next((n.name for n in reversed(matched) if n.name), "node")
@@ -182,23 +183,30 @@ class _Rewriter:
         return name
 
 
-def _first_origin(nodes: list[ir.Node]) -> str:
-    names = merge_origins(nodes)
-    return names[0] if names else ""
-
-
 def _is_border(value: ir.Value) -> bool:
     return value.is_graph_input() or value.is_graph_output() or value.is_initializer()
 
 
-def _remove_dead(graph: ir.Graph, nodes: list[ir.Node]) -> list[ir.Node]:
-    """Remove those of the nodes, given in graph order, that nothing uses any more; they are returned in graph order."""
-    gone = []
-    for node in reversed(nodes):
-        if all(not value.uses() and not value.is_graph_output() for value in node.outputs):
-            graph.remove(node, safe=True)
-            gone.append(node)
-    return gone[::-1]
+def _remove_dead(graph: ir.Graph, nodes: list[ir.Node], upstream: bool) -> list[ir.Node]:
+    """Remove those of the nodes that nothing uses any more, and with `upstream` what only they used.
+
+    Returns the removed nodes in graph order.
+    """
+    position = {node: k for k, node in enumerate(graph)} if upstream or len(nodes) > 1 else {}
+    gone, waiting = [], nodes[::-1]
+    while waiting:
+        node = waiting.pop(0)
+        if node.graph is not graph or not _is_dead(node):
+            continue
+        before = [value.producer() for value in node.inputs if value is not None] if upstream else []
+        graph.remove(node, safe=True)
+        gone.append(node)
+        waiting += [producer for producer in dict.fromkeys(before) if producer is not None]
+    return sorted(gone, key=lambda node: position.get(node, 0))
+
+
+def _is_dead(node: ir.Node) -> bool:
+    return all(not value.uses() and not value.is_graph_output() for value in node.outputs)
 
 
 def graphs(graph: ir.Graph) -> list[ir.Graph]:

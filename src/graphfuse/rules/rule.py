@@ -24,13 +24,15 @@ class Rule(RewriteRuleClassBase):
 
     keeps: what the replacement stands for: ALL (every matched node), or the name of a bound value, whose producer's
     origins it carries on; the other nodes are settled with `fate` and `reason`, `into` the kept one. exclusive: whether
-    the values between matched nodes must have no other users; when False, nodes that are still used stay.
+    the values between matched nodes must have no other users; when False, nodes that are still used stay. absorbs: the
+    replacement also stands for the nodes that are unused once the matched ones are gone.
     """
 
     keeps: ClassVar[str] = ALL
     fate: ClassVar[Fate] = "folded"
     reason: ClassVar[str] = ""
     exclusive: ClassVar[bool] = True
+    absorbs: ClassVar[bool] = False
     commute: ClassVar[bool] = True
     op_type: ClassVar[str] = ""
 
@@ -59,6 +61,14 @@ class Rule(RewriteRuleClassBase):
                 if others:
                     return no(f"the result of {label(node)} is also used by {label(others[0])}", value)
         return MatchResult()
+
+
+class Recognition(Rule):
+    """A rule that reads the expression around its root: what only served it is absorbed, the rest stays."""
+
+    exclusive = False
+    absorbs = True
+    commute = False
 
 
 def for_ops(rule: type[Rule], *op_types: str) -> tuple[type[Rule], ...]:
