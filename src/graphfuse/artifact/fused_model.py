@@ -275,7 +275,8 @@ def _state_types(program: Program, node: ir.Node, copy: ir.Node) -> None:
 
 def _drop_scaffolding(graph: ir.Graph) -> None:
     """Remove what shape inference noted for itself, and weights that were folded into others."""
-    for name in [name for name, value in graph.initializers.items() if not value.uses() and not value.is_graph_output()]:
+    unused = [v for v in graph.initializers.values() if not v.uses() and not v.is_graph_output()]
+    for name in [v.name or "" for v in unused]:
         del graph.initializers[name]
     for node in all_nodes(graph):
         for value in node.outputs:
