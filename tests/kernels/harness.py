@@ -368,7 +368,11 @@ def _matmul(a: np.ndarray, b: np.ndarray, case: Case) -> np.ndarray:
 def _conv(x: np.ndarray, w: np.ndarray, case: Case) -> np.ndarray:
     """Tap by tap: every tap is a strided slice of the padded input times a slice of the weights."""
     a = case.attrs
-    pads = [(0, 0), (0, 0), *zip(a.pads_before, a.pads_after, strict=True)]
+    pads = [
+        (0, 0),
+        (0, 0),
+        *((evaluate(b, case.env), evaluate(e, case.env)) for b, e in zip(a.pads_before, a.pads_after, strict=True)),
+    ]
     padded = np.pad(x, pads)
     spatial = [evaluate(d, case.env) for d in case.out.shape[2:]]
     per_in, per_out = w.shape[1], w.shape[0] // a.groups

@@ -1,4 +1,4 @@
-"""The rows of a matrix product inside a larger index space: which output axes are one flat run of rows, which are outer.
+"""The rows of a matrix product inside a larger index space: which output axes are one flat run, which are outer.
 
 Axes merge when every operand steps through them at one stride, as the pixels of channels-last images do.
 """

@@ -1,0 +1,200 @@
+"""What the windowed contractions (convolutions, pooling) have in common: geometry, taps in range, lines in scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphfuse.codegen.writer import Writer
+from graphfuse.graph.dims import Dim, add, mul, product
+from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, DType, c_type
+from graphfuse.ops.expr import Var
+from graphfuse.ops.tensor import Window
+from graphfuse.plan.site import ContractionSite
+
+from .function import Function, affine
+
+ARITHMETIC_TYPES = (F32, F64, I32, U32, I64, U64)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """A windowed contraction over three spatial axes (depth, height, width); axes that are missing have size 1.
+
+    Strides of x count elements. `axes` gives the output axis of each spatial axis, None for a missing one.
+    """
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    before: tuple[Dim, ...]
+    after: tuple[Dim, ...]
+    groups: int
+    batch: Dim
+    channels: int
+    out_channels: int
+    size: tuple[Dim, ...]
+    out: tuple[Dim, ...]
+    x_batch: Dim
+    x_channel: Dim
+    x_space: tuple[Dim, ...]
+    axes: tuple[int | None, ...]
+
+    @property
+    def lines(self) -> Dim:
+        """Output rows: one line of pixels each."""
+        return product([self.batch, self.out[0], self.out[1]])
+
+    def is_padded(self, axis: int) -> bool:
+        return any(p != 0 for p in (self.before[axis], self.after[axis]))
+
+    def extent(self, axis: int) -> int:
+        """Input positions from the first tap to the last."""
+        return self.dilations[axis] * (self.kernel[axis] - 1) + 1
+
+
+def geometry(site: ContractionSite) -> Geometry:
+    x = site.prim.args[0]
+    view = site.view(x)
+    window: Window = site.prim.attrs
+    missing = 3 - (x.rank - 2)
+
+    def three(values: Sequence[Dim], fill: Dim) -> tuple[Dim, ...]:
+        return (fill,) * missing + tuple(values)
+
+    def ints(values: Sequence[int]) -> tuple[int, ...]:
+        return (1,) * missing + tuple(values)
+
+    out = site.contraction.shape
+    return Geometry(
+        kernel=ints(window.kernel),
+        strides=ints(window.strides),
+        dilations=ints(window.dilations),
+        before=three(window.pads_before, 0),
+        after=three(window.pads_after, 0),
+        groups=window.groups,
+        batch=out[0],
+        channels=_known(x.shape[1]),
+        out_channels=_known(out[1]),
+        size=three(x.shape[2:], 1),
+        out=three(out[2:], 1),
+        x_batch=view.strides[0],
+        x_channel=view.strides[1],
+        x_space=three(view.strides[2:], 0),
+        axes=(None,) * missing + tuple(range(2, x.rank)),
+    )
+
+
+def _known(d: Dim) -> int:
+    assert isinstance(d, int), "checked by refusal()"
+    return d
+
+
+def refusal(site: ContractionSite, kind: str, types: Sequence[DType] = ARITHMETIC_TYPES) -> str | None:
+    """Why no windowed kernel takes a site; None if nothing stands against it."""
+    prim = site.prim
+    if prim.kind != kind:
+        return f"{prim.kind} is not {kind}"
+    if site.contraction.dtype not in types:
+        return f"no {kind} of {site.contraction.dtype.name}"
+    x = prim.args[0]
+    if x.rank not in (3, 4, 5):
+        return f"{x.rank - 2} spatial dimensions"
+    if not isinstance(x.shape[1], int) or not isinstance(site.contraction.shape[1], int):
+        return "the number of channels is not known at compile time"
+    pads = (*prim.attrs.pads_before, *prim.attrs.pads_after)
+    if any(isinstance(p, int) and p < 0 for p in pads):
+        return "negative padding"
+    if len(prim.args) > 1 and site.constants(prim.args[1]) is None:
+        return "the weights are not known at compile time"
+    return None
+
+
+def input_rows(start: Dim, stop: Dim, g: Geometry, axis: int = 1) -> tuple[Dim, Dim]:
+    """The input rows [first, last) along an axis that output rows [start, stop) of it need, padding not cut off."""
+    first = add(mul(start, g.strides[axis]), mul(-1, g.before[axis]))
+    last = add(add(mul(add(stop, -1), g.strides[axis]), mul(-1, g.before[axis])), g.extent(axis))
+    return first, last
+
+
+def taps_in_range(fn: Function, w: Writer, g: Geometry, axis: int, origin: str) -> tuple[str, str]:
+    """C text of the first tap and the end of the taps whose position origin + tap * dilation lies inside the input."""
+    taps = g.kernel[axis]
+    if not g.is_padded(axis):
+        return "0", str(taps)
+    size, dilation = fn.dim(g.size[axis]), g.dilations[axis]
+    if dilation == 1:
+        first = w.let("int64_t", f"gf_max64(0, -{origin})", "first")
+        last = w.let("int64_t", f"gf_min64({taps}, {size} - {origin})", "last")
+    else:
+        first = w.let("int64_t", f"gf_max64(0, gf_floordiv({dilation - 1} - {origin}, {dilation}))", "first")
+        beyond = f"gf_floordiv({size} - {origin} + {dilation - 1}, {dilation})"
+        last = w.let("int64_t", f"gf_min64({taps}, {beyond})", "last")
+    return first, last
+
+
+class ScratchLines:
+    """Input lines copied to scratch: channels last, `pixels` wide, zero where the image ends.
+
+    Line y of plane k lies at `(k * lines + y - first line) * pixels * channels`.
+    """
+
+    def __init__(self, fn: Function, g: Geometry, dtype: DType, x: str, lines: Dim, pixels: Dim) -> None:
+        self.fn, self.g, self.dtype, self.x = fn, g, dtype, x
+        self.pixels = pixels
+        self.lines = lines
+        self.line_stride = mul(pixels, g.channels)
+        self.plane_stride = mul(self.line_stride, lines)
+
+    def copy_line(self, w: Writer, source: str, target: str, first_pixel: str, channels: tuple[str, str]) -> None:
+        """Copy the pixels from `first_pixel` (may be outside the image) of the line at `source`."""
+        g, fn = self.g, self.fn
+        width, pixels = fn.dim(g.size[2]), fn.dim(self.pixels)
+        left = w.let("int64_t", f"gf_clamp64(-{first_pixel}, 0, {pixels})", "left")
+        right = w.let("int64_t", f"gf_clamp64({width} - {first_pixel}, {left}, {pixels})", "right")
+        channel, count = channels
+        c = c_type(self.dtype)
+        start = affine([(f"({first_pixel} + {left})", g.x_space[2]), (channel, g.x_channel)], fn.params)
+        w.line(f"const {c} *from = {source} + {start};")
+        w.line(f"{c} *to = {target} + {channel};")
+        whole = channel == "0"
+        if whole:
+            w.line(f"memset(to, 0, (size_t)({left} * {g.channels}) * sizeof({c}));")
+            w.line(f"to += {left} * {g.channels};")
+            self._copy_pixels(w, f"{right} - {left}")
+            rest = f"(size_t)(({pixels} - {right}) * {g.channels}) * sizeof({c})"
+            w.line(f"memset(to + ({right} - {left}) * {g.channels}, 0, {rest});")
+            return
+        with w.loop("q", "0", pixels):
+            w.line(f"const int inside = q >= {left} && q < {right};")
+            step = affine([(f"(q - {left})", g.x_space[2])], fn.params)
+            each = affine([("j", g.x_channel)], fn.params)
+            with w.loop("j", "0", count):
+                w.line(f"to[q * {g.channels} + j] = inside ? from[{step} + {each}] : 0;")
+
+    def _copy_pixels(self, w: Writer, count: str) -> None:
+        g, fn = self.g, self.fn
+        c = c_type(self.dtype)
+        if g.x_channel == 1 and g.x_space[2] == g.channels:
+            w.line(f"memcpy(to, from, (size_t)(({count}) * {g.channels}) * sizeof({c}));")
+            return
+
+        def element(j: str) -> str:
+            source = affine([("q", g.x_space[2]), (j, g.x_channel)], fn.params)
+            return f"to[q * {g.channels} + {j}] = from[{source}];"
+
+        with w.loop("q", "0", count):
+            if g.x_channel == 1:
+                source = affine([("q", g.x_space[2])], fn.params)
+                w.line(f"memcpy(to + q * {g.channels}, from + {source}, {g.channels} * sizeof({c}));")
+            elif g.channels <= 4:
+                for j in range(g.channels):
+                    w.line(element(str(j)))
+            else:
+                with w.loop("j", "0", str(g.channels)):
+                    w.line(element("j"))
+
+
+def line_variables(g: Geometry, index: Sequence[Var], names: Sequence[str]) -> dict[Var, str]:
+    """Loop variables of the spatial axes that exist."""
+    return {index[axis]: name for axis, name in zip(g.axes, names, strict=True) if axis is not None}
