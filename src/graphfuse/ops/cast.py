@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from graphfuse.graph.dtypes import BOOL, F16, F32, F64, I8, I32, I64, U8, DType
+from graphfuse.graph.dtypes import BF16, BOOL, F16, F32, F64, I8, I32, I64, SUPPORTED, U8, DType
 from graphfuse.ops import expr as E
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import bools, floats, ints, sample, special
 from graphfuse.ops.tensor import Tensor, map_
 
-_STORABLE = frozenset(DType) - {DType.STRING, DType.UNDEFINED}
-
 
 def _convert(x: Tensor, target: DType) -> Tensor:
     # Floats towards zero, integers modulo 2^n, numbers to bool by x != 0. Out-of-range floats have no defined integer.
-    if target not in _STORABLE or x.dtype not in _STORABLE:
+    if not {target, x.dtype} <= {*SUPPORTED, F16, BF16}:
         raise NotSupported(f"conversion from {x.dtype.name} to {target.name}")
     return map_(lambda v: E.cast(v, target), x)
 

@@ -80,7 +80,7 @@ def _axes(node: OpNode, x: Tensor) -> tuple[int, ...] | None:
     """The reduced axes; None when nothing is folded."""
     given: Sequence[int] = node.attr("axes", ())
     if node.optional(1) is not None:
-        given = node.required_constant(1, "the axes").tolist()
+        given = node.integers(1, "the axes")
     if len(given) == 0:
         return None if node.attr("noop_with_empty_axes", 0) else tuple(range(x.rank))
     return tuple(sorted({node.axis(a, x.rank) for a in given}))

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphfuse.graph.dims import Dim, shape_of
+from graphfuse.graph.dims import Dim, is_static, shape_of
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.samples import Sample
 from graphfuse.ops.symbolic import known_dims
@@ -69,6 +69,13 @@ class OpNode:
             return [int(v) for v in value.reshape(-1)]
         x = self.optional(k)
         return None if x is None else known_dims(x)
+
+    def integers(self, k: int, what: str) -> list[int]:
+        """The k-th input's integers, which the op must know at compile time."""
+        values = self.dims(k)
+        if values is None or not is_static(*values):
+            raise NotSupported(f"{what} must be known at compile time")
+        return [int(v) for v in values]
 
     def axis(self, value: int, rank: int) -> int:
         """A possibly negative axis as 0 <= axis < rank."""

@@ -1,7 +1,7 @@
 """Resampling of images: Resize in all its modes.
 
-One axis at a time. An output index i falls on the input coordinate x(i); where x is a ratio of integers (every integer
-scale), index and weight come from integer arithmetic, otherwise from float32 in the order in which onnxruntime computes.
+One axis at a time. An output index i falls on the input coordinate x(i). Where x is a ratio of integers, as with every
+integer scale, index and weight come from integer arithmetic, otherwise from float32 in onnxruntime's order.
 """
 
 from __future__ import annotations
@@ -152,8 +152,11 @@ def _nearest(axis: _Axis, mode: str) -> Callable[[Expr], Expr]:
 def _agree(axis: _Axis, by_integers: Callable[[Expr], Expr], by_float: Callable[[Expr], Expr]) -> bool:
     """Whether float32, which decides where the coordinate is halfway between two pixels, gives the same indices."""
     if D.is_static(axis.before, axis.after):
-        tables = [generate((axis.after,), lambda i, f=f: f(i[0])) for f in (by_integers, by_float)]
-        return bool(np.array_equal(*evaluate(tables, {})))
+        line = (axis.after,)
+        exact, wanted = evaluate(
+            [generate(line, lambda i: by_integers(i[0])), generate(line, lambda i: by_float(i[0]))], {}
+        )
+        return np.array_equal(exact, wanted)
     # Exact scales give correctly rounded quotients, and halfway points are exact.
     ratio = axis.ratio()
     return ratio is not None and ratio.denominator & (ratio.denominator - 1) == 0

@@ -134,7 +134,7 @@ def squeeze(node: OpNode) -> Tensor:
     if node.optional(1) is None:
         axes = [k for k, d in enumerate(x.shape) if isinstance(d, int) and d == 1]
     else:
-        axes = [node.axis(int(a), x.rank) for a in node.required_constant(1, "the axes")]
+        axes = [node.axis(a, x.rank) for a in node.integers(1, "the axes")]
     for a in axes:
         d = x.shape[a]
         if isinstance(d, int) and d != 1:
@@ -151,9 +151,9 @@ def squeeze(node: OpNode) -> Tensor:
     ],
 )
 def unsqueeze(node: OpNode) -> Tensor:
-    x, given = node.input(0), node.required_constant(1, "the axes")
-    rank = x.rank + given.size
-    axes = [node.axis(int(a), rank) for a in given]
+    x, given = node.input(0), node.integers(1, "the axes")
+    rank = x.rank + len(given)
+    axes = [node.axis(a, rank) for a in given]
     rest = iter(x.shape)
     return reshape(x, [1 if k in axes else next(rest) for k in range(rank)])
 
@@ -297,6 +297,8 @@ def depth_to_space(node: OpNode) -> Tensor:
 @op("SpaceToDepth", samples=lambda: [sample(floats(2, 3, 4, 6), blocksize=2, fixed=[2, 3])])
 def space_to_depth(node: OpNode) -> Tensor:
     x, b = node.input(0), node.attr("blocksize")
+    if node.attr("mode", "DCR") != "DCR":
+        raise NotSupported("only mode = DCR")  # a later opset's attribute
     n, c, h, w = x.shape
     rows, columns = D.floordiv(h, b), D.floordiv(w, b)
     blocks = transpose(reshape(x, (n, c, rows, b, columns, b)), (0, 3, 5, 1, 2, 4))

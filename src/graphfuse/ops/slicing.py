@@ -9,11 +9,12 @@ import sympy
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
+from graphfuse.graph.dtypes import BOOL
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
-from graphfuse.ops.tensor import Tensor, index_map, pad, size, slice_
+from graphfuse.ops.tensor import Tensor, generate, index_map, map_, pad, size, slice_
 
 # Models write "to the end" as the largest number of some integer type.
 _FAR = 2**31 - 1
@@ -51,8 +52,8 @@ def slice_op(node: OpNode) -> Tensor:
     x, starts, ends = node.input(0), node.dims(1), node.dims(2)
     if starts is None or ends is None:
         raise NotSupported("the starts and ends must be known at compile time")
-    axes = range(len(starts)) if node.optional(3) is None else node.required_constant(3, "the axes").tolist()
-    steps = [1] * len(starts) if node.optional(4) is None else node.required_constant(4, "the steps").tolist()
+    axes = range(len(starts)) if node.optional(3) is None else node.integers(3, "the axes")
+    steps = [1] * len(starts) if node.optional(4) is None else node.integers(4, "the steps")
     first: list[Dim] = [0] * x.rank
     step, shape = [1] * x.rank, list(x.shape)
     for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
@@ -107,7 +108,7 @@ def _pad_samples() -> list[Sample]:
         sample(ints(2, 3, 4), int64(0, 1, 2, 0, 0, 1), scalar(-7, np.int32), constants=[1, 2]),
         sample(bools(3), int64(1, 1), constants=[1]),
         sample(x, int64(1, 1, 1, 1), rejected="must be known"),
-        sample(x, int64(1, 1, 1, 1), scalar(2.0), constants=[1], rejected="fill value"),
+        sample(x, int64(1, 1, 1, 1), scalar(2.0), constants=[1]),
     ]
 
 
@@ -117,16 +118,16 @@ def pad_op(node: OpNode) -> Tensor:
     x = node.input(0)
     before, after = _widths(node, x)
     cut_before, cut_after = [_negative(b) for b in before], [_negative(a) for a in after]
-    if any(cut_before) or any(cut_after):
-        cut = [D.add(d, -b - a) for d, b, a in zip(x.shape, cut_before, cut_after, strict=True)]
-        x = slice_(x, cut_before, cut, [1] * x.rank)
+    if not all(D.same(c, 0) for c in [*cut_before, *cut_after]):
+        kept = [D.add(d, D.mul(-1, D.add(b, a))) for d, b, a in zip(x.shape, cut_before, cut_after, strict=True)]
+        x = slice_(x, cut_before, kept, [1] * x.rank)
     before = [D.add(b, c) for b, c in zip(before, cut_before, strict=True)]
     after = [D.add(a, c) for a, c in zip(after, cut_after, strict=True)]
     if all(isinstance(w, int) and w == 0 for w in [*before, *after]):
         return x
     mode = node.attr("mode", "constant")
     if mode == "constant":
-        return pad(x, before, after, _fill(node, x))
+        return _pad_constant(node, x, before, after)
     if mode not in _SOURCES:
         raise NotSupported(f"mode = {mode!r} is unknown")
     return _pad_by_index(x, before, after, mode)
@@ -138,7 +139,7 @@ def _widths(node: OpNode, x: Tensor) -> tuple[list[Dim], list[Dim]]:
         raise NotSupported("the widths of the border must be known at compile time")
     axes = list(range(x.rank))
     if node.optional(3) is not None:
-        axes = [node.axis(int(a), x.rank) for a in node.required_constant(3, "the axes")]
+        axes = [node.axis(a, x.rank) for a in node.integers(3, "the axes")]
     if len(pads) != 2 * len(axes):
         raise NotSupported(f"pads = {pads} has not two values for each of {len(axes)} axes")
     before: list[Dim] = [0] * x.rank
@@ -148,19 +149,27 @@ def _widths(node: OpNode, x: Tensor) -> tuple[list[Dim], list[Dim]]:
     return before, after
 
 
-def _negative(width: Dim) -> int:
+def _negative(width: Dim) -> Dim:
     """How much a width cuts off: 0 for a border."""
-    if isinstance(width, int):
-        return max(0, -width)
-    if not width.is_nonnegative:
-        raise NotSupported(f"the border's width {width} may be negative")
-    return 0
+    return D.maximum(0, D.mul(-1, width))
 
 
-def _fill(node: OpNode, x: Tensor) -> Expr:
-    if node.optional(2) is None:
-        return lift(0, x.dtype)
-    return lift(node.required_constant(2, "the fill value").reshape(()).item(), x.dtype)
+def _pad_constant(node: OpNode, x: Tensor, before: Sequence[Dim], after: Sequence[Dim]) -> Tensor:
+    value, known = node.optional(2), node.constant(2)
+    number = 0 if known is None else known.reshape(()).item()
+    padded = pad(x, before, after, lift(number, x.dtype))
+    if value is None or known is not None:
+        return padded
+
+    def inside(i: Sequence[Expr]) -> Expr:
+        result: Expr = Const(True, BOOL)
+        for e, b, d in zip(i, before, x.shape, strict=True):
+            reached = E.logical("and", e >= size(b), e < size(D.add(b, d)))
+            result = E.logical("and", result, reached)
+        return result
+
+    # A value from outside: selected where the border is.
+    return map_(E.where, generate(padded.shape, inside), padded, value)
 
 
 def _edge(j: Expr, extent: Dim) -> Expr:
