@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 
 import onnx_ir as ir
 from onnx_shape_inference import (  # type: ignore[import-untyped]
@@ -56,6 +57,22 @@ class Inference:
         rule = registry.get(node.domain, node.op_type, version=self._context.get_opset_version(node.domain))
         if rule is not None:
             rule(self._context, node)
+
+
+    def refine(self, values: Iterable[ir.Value]) -> None:
+        """Infer again what depends on these values, which are now better known, as far as anything changes."""
+        waiting = list(dict.fromkeys(user for value in values for user, _ in value.uses()))
+        while waiting:
+            node = waiting.pop(0)
+            before = [_facts(value) for value in node.outputs]
+            self.node(node)
+            changed = [v for v, facts in zip(node.outputs, before, strict=True) if _facts(v) != facts]
+            users = (user for value in changed for user, _ in value.uses())
+            waiting += [user for user in dict.fromkeys(users) if user not in waiting]
+
+
+def _facts(value: ir.Value) -> tuple[str, str | None, bool]:
+    return str(value.shape), value.metadata_props.get(SYM_DATA_KEY), value.const_value is not None
 
 
 def elements(value: ir.Value | None) -> list[shape_rules.SymDim] | None:

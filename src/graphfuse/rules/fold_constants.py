@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from graphfuse.graph.infer import Inference
 from graphfuse.graph.origins import origins
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.ledger import Ledger
@@ -41,27 +42,35 @@ _NEVER = frozenset(
 
 def apply(model: ir.Model, ledger: Ledger) -> bool:
     """Fold what can be folded, in the graph and in the bodies of its control flow; whether anything was."""
-    changed = False
+    folded = []
+    inference: Inference | None = None
     for graph in graphs(model.graph):
         for node in list(graph):
             results = _results(node)
             if results is None:
                 continue
-            for value, elements in zip(node.outputs, results, strict=True):
-                _replace(model, value, elements)
+            new = [_replace(model, value, elements) for value, elements in zip(node.outputs, results, strict=True)]
             graph.remove(node, safe=True)
             ledger.settle(origins(node), "folded", by="fold_constants", reason="computed at compile time")
-            changed = True
-    return changed
+            if any(not _is_settled(user) for value in new for user, _ in value.uses()):
+                inference = inference or Inference(model)
+                inference.refine(new)
+            folded.append(node)
+    return bool(folded)
 
 
-def _replace(model: ir.Model, value: ir.Value, elements: Array) -> None:
+def _is_settled(node: ir.Node) -> bool:
+    return all(value.shape is not None and value.shape.is_static() for value in node.outputs)
+
+
+def _replace(model: ir.Model, value: ir.Value, elements: Array) -> ir.Value:
     name = value.name
     value.name = None
     tensor = ir.tensor(elements, dtype=value.dtype, name=name)
     folded = ir.Value(name=name, shape=ir.Shape(elements.shape), type=value.type, const_value=tensor)
     model.graph.register_initializer(folded)
     ir.convenience.replace_all_uses_with(value, folded)
+    return folded
 
 
 def _results(node: ir.Node) -> list[Array] | None:

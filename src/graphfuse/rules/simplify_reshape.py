@@ -58,10 +58,9 @@ HITS = (
 )
 NEAR_MISSES = (
     (
-        """g (float[A, B, 4] x) => (float[2, C, D, 2] y) {
-            s = Constant<value = int64[4] {0, 2, -1, 4}>() t = Constant<value = int64[5] {0, 0, -1, 2, 2}>()
-            a = Reshape(x, s) b = Transpose<perm = [0, 2, 1, 3]>(a) c = Shape(b)
-            k = Constant<value = int64[1] {0}>() d = Unsqueeze(a, k) y = Reshape(d, c) }""",
+        """g (float[A, B, 4] x) => (float[P, Q, 1] y) {
+            s = Constant<value = int64[3] {2, -1, 0}>() k = Constant<value = int64[1] {-1}>()
+            t = Transpose<perm = [2, 1, 0]>(x) a = Flatten<axis = 2>(t) y = Unsqueeze(a, k) }""",
         "more than one dimension",
     ),
 )
