@@ -37,7 +37,8 @@ gf_pool *gf_pool_create(int threads);
 void gf_pool_destroy(gf_pool *pool);
 
 /* Runs the model: in and out hold one pointer for each input and output, dims the sizes of the symbolic dimensions, in
- * the order of manifest.json. The arena is model_arena_bytes long and 64-byte aligned. pool may be NULL: one thread.
+ * the order of manifest.json. The arena is model_arena_bytes long and 64-byte aligned. pool may be NULL: one thread;
+ * weights may be NULL in a library that has them embedded.
  * Returns 0, or the number of the run-time guard (manifest.json, from 1) that failed; nothing is computed then. */
 int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims, void *arena,
               gf_pool *pool);
@@ -58,7 +59,7 @@ void model_output_shapes(const int64_t *dims, int64_t *shapes);
 
 @dataclass
 class Port:
-    """An input or output of the model; dtype is NumPy's name, shape entries are ints or expressions over the model's symbols."""
+    """An input or output of the model; dtype is NumPy's name, shape entries are ints or expressions over symbols."""
 
     name: str
     dtype: str
@@ -97,14 +98,19 @@ class Module:
 
     def weight_chunks(self) -> Iterator[bytes]:
         """The contents of weights.bin: every array on a 64-byte boundary, in order."""
-        for array in self.weights:
-            yield array.tobytes()
-            yield b"\0" * (-array.nbytes % ALIGNMENT)
+        return chunks(self.weights)
 
 
 def assemble(plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool = False) -> Module:
     """Emit the module of a plan; `preamble` is the one for separate units and the one for a single file."""
     return _Assembler(plan, preamble, pool, embed_weights).run()
+
+
+def chunks(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
+    """The bytes of arrays one after the other, each padded to whole cache lines."""
+    for array in arrays:
+        yield array.tobytes()
+        yield b"\0" * (-array.nbytes % ALIGNMENT)
 
 
 class _Assembler:
@@ -123,7 +129,8 @@ class _Assembler:
     def run(self) -> Module:
         body = self._model_run()
         plan = self.plan
-        entry = "\n".join([self._arena_bytes(), self._output_shapes(), body])
+        weights = [self._embedded()] if self.embed_weights else []
+        entry = "\n".join([*weights, self._arena_bytes(), self._output_shapes(), body])
         inputs = [self._port(t, name) for t, name in zip(plan.inputs, plan.input_names, strict=True)]
         outputs = [self._port(t, name) for t, name in zip(plan.outputs, plan.output_names, strict=True)]
         guards = [g.message for g in plan.guards]
@@ -185,6 +192,8 @@ class _Assembler:
             self._declare_dims(w, [d for d in self._all_dims() if not isinstance(d, int)])
             for name in ("weights", "in", "out", "arena", "pool"):
                 w.line(f"(void){name};")
+            if self.embed_weights:
+                w.line("if (weights == NULL) weights = model_weights;")
             for k, g in enumerate(self.plan.guards):
                 w.line(f"if ({self._c(g.left)} != {self._c(g.right)}) return {k + 1};")
             w.line(f"char *const scratch = (char *)arena + {self._c(self.plan.arena.size)};")
@@ -192,6 +201,17 @@ class _Assembler:
             for call in self.plan.calls:
                 self._call(w, call)
             w.line("return 0;")
+        return w.text()
+
+    def _embedded(self) -> str:
+        """The weights as an array; model_run takes it where it is given no other."""
+        w = Writer()
+        data = b"".join(chunks(self.weights)) or bytes(4)
+        words = np.frombuffer(data, "<u4")
+        w.line("static const uint32_t model_weights[] __attribute__((aligned(64))) = {")
+        for start in range(0, words.size, 8):
+            w.line("  " + " ".join(f"0x{word:08x}u," for word in words[start : start + 8]))
+        w.line("};")
         return w.text()
 
     def _declare_dims(self, w: Writer, used: Sequence[Dim]) -> None:
@@ -263,7 +283,8 @@ class _Assembler:
 
 
 def _value(t: Tensor) -> np.ndarray:
-    assert t.value is not None and t.value.const_value is not None
+    assert t.value is not None
+    assert t.value.const_value is not None
     return t.value.const_value.numpy()
 
 

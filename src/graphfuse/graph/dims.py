@@ -88,6 +88,9 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 def maximum(*dims: Dim) -> Dim:
     if is_static(*dims):
         return max(dims)  # type: ignore[type-var]
+    dims = _largest_multiples(dims)
+    if len(dims) == 1:
+        return dims[0]
     # Unevaluated: sympy would try to decide which is larger, at great length.
     return sympy.Max(*dims, evaluate=False)
 
@@ -96,6 +99,15 @@ def minimum(*dims: Dim) -> Dim:
     if is_static(*dims):
         return min(dims)  # type: ignore[type-var]
     return norm(sympy.Min(*dims))
+
+
+def _largest_multiples(dims: Sequence[Dim]) -> tuple[Dim, ...]:
+    """Of sizes that are number multiples of the same expression only the largest, each expression once."""
+    largest: dict[sympy.Expr, sympy.Rational] = {}
+    for d in dims:
+        factor, rest = sympy.sympify(d).as_coeff_Mul()
+        largest[rest] = max(largest.get(rest, factor), factor)
+    return tuple(norm(factor * rest) for rest, factor in largest.items())
 
 
 def symbols(dims: Iterable[Dim]) -> list[str]:

@@ -46,13 +46,22 @@ def lay_out(lifetimes: list[Lifetime]) -> Arena:
     return _by_slot(lifetimes)
 
 
+def lay_out_apart(lifetimes: list[Lifetime]) -> Arena:
+    """Place buffers side by side, so that every intermediate value can still be read when the run is over."""
+    arena = Arena()
+    for x in lifetimes:
+        arena.offsets[x.buffer] = arena.size
+        arena.size = add(arena.size, x.size)
+    return arena
+
+
 def _by_offset(lifetimes: list[Lifetime]) -> Arena:
     """Greedy by size: the largest first, each at the lowest gap among those it overlaps in time."""
     arena = Arena()
     placed: list[tuple[int, int, Lifetime]] = []
     for x in sorted(lifetimes, key=lambda x: (-int(x.size), x.first)):  # type: ignore[arg-type]
         size, offset = int(x.size), 0  # type: ignore[arg-type]
-        for start, end, other in sorted((p for p in placed if p[2].overlaps(x)), key=lambda p: p[:2]):
+        for start, end, _ in sorted((p for p in placed if p[2].overlaps(x)), key=lambda p: p[:2]):
             if start - offset >= size:
                 break
             offset = max(offset, end)

@@ -29,15 +29,18 @@ RowsEmitter = Callable[[RowProgram, dict[Tensor, View], Target], KernelCode]
 
 @dataclass
 class Call:
-    """One kernel call. `reads` and `writes` are the buffers it touches."""
+    """One kernel call."""
 
     code: KernelCode
     label: str  # the region or copy it stands for
     nodes: tuple[str, ...]  # the user's nodes, for comments and the ledger
-    reads: list[Buffer]
-    writes: list[Buffer]
     region: Region | None = None
     kernel: str = ""
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        """What it reads and writes, each once."""
+        return list(dict.fromkeys(p.buffer for p in self.code.pointers if isinstance(p, View)))
 
 
 @dataclass
@@ -90,7 +93,7 @@ class _Planner:
         self._return_outputs()
         if self.refused:
             raise UnsupportedModelError(self.refused, where=self.where)
-        arena = lay_out(self._lifetimes())
+        arena = lay_out(lifetimes(self.calls))
         input_names = [t.value.name or "" for t in inputs if t.value is not None]
         output_names = [value.name or "" for value in self.program.graph.outputs]
         return Plan(
@@ -218,7 +221,7 @@ class _Planner:
     def _call_rows(self, label: str, result: Tensor, views: dict[Tensor, View], t: Tensor) -> None:
         region = Region("rows", [result], result.shape, outputs=[result])
         code = self.rows(schedule(region), views, self.target)
-        self._append(Call(code, f"{label} for {self.program.name(t)}", self._nodes([t]), [], [], None, "rows"))
+        self._append(Call(code, f"{label} for {self.program.name(t)}", self._nodes([t]), None, "rows"))
 
     def _return_outputs(self) -> None:
         for k, t in enumerate(self.program.outputs):
@@ -237,7 +240,7 @@ class _Planner:
         elif region.kind == "rows":
             program = schedule(region)
             views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
-            call = Call(self.rows(program, views, self.target), region.name, (), [], [], region, "rows")
+            call = Call(self.rows(program, views, self.target), region.name, (), region, "rows")
         else:
             raise NotImplementedError("opaque regions")
         if call is not None:
@@ -266,28 +269,28 @@ class _Planner:
             self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
             return None
         kernel = best[1]
-        return Call(kernel.emit(site, self.target), region.name, (), [], [], region, kernel.name)
+        return Call(kernel.emit(site, self.target), region.name, (), region, kernel.name)
 
     def _nodes(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         nodes = dict.fromkeys(self.program.node_of[t] for t in tensors if t in self.program.node_of)
         return tuple(dict.fromkeys(name for node in nodes for name in origins(node)))
 
     def _append(self, call: Call) -> None:
-        buffers = [p.buffer for p in call.code.pointers if isinstance(p, View)]
-        call.reads = list(dict.fromkeys(buffers))
-        call.writes = call.reads  # a lifetime spans both alike
         self.calls.append(call)
 
-    def _lifetimes(self) -> list[Lifetime]:
-        spans: dict[Buffer, Lifetime] = {}
-        for k, call in enumerate(self.calls):
-            for buffer in call.reads:
-                if buffer.kind != "arena":
-                    continue
-                if buffer not in spans:
-                    spans[buffer] = Lifetime(buffer, k, k)
-                spans[buffer].last = k
-        return list(spans.values())
+
+
+def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
+    """From which call to which each arena buffer is in use."""
+    spans: dict[Buffer, Lifetime] = {}
+    for k, call in enumerate(calls):
+        for buffer in call.buffers:
+            if buffer.kind != "arena":
+                continue
+            if buffer not in spans:
+                spans[buffer] = Lifetime(buffer, k, k)
+            spans[buffer].last = k
+    return list(spans.values())
 
 
 # ---------------------------------------------------------------- views and placements as strides

@@ -101,4 +101,7 @@ class Kernel(Protocol):
     def emit(self, site: ContractionSite, target: Target) -> KernelCode: ...
 
 
-SIGNATURE = "GF_KERNEL void @NAME@(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch)"
+SIGNATURE = (
+    "GF_KERNEL void @NAME@(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, "
+    "char *scratch)"
+)

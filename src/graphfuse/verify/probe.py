@@ -1,0 +1,87 @@
+"""Looking inside a compiled model: the values of its regions, and the first that differs from the reference."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphfuse.codegen.module import Module, chunks
+from graphfuse.fuse.regions import Fusion
+from graphfuse.graph.dims import evaluate
+from graphfuse.graph.dtypes import item_bytes, numpy_name
+from graphfuse.options import CompileOptions
+from graphfuse.plan.memory import lay_out_apart
+from graphfuse.plan.planner import Plan, lifetimes
+from graphfuse.plan.view import View
+from graphfuse.runtime.library import Library, address_of, aligned_empty
+from graphfuse.toolchain.build import build
+
+Array = np.ndarray[Any, Any]
+
+
+def region_values(
+    fusion: Fusion,
+    plan: Plan,
+    assemble: Callable[[Plan], Module],
+    options: CompileOptions,
+    inputs: Mapping[str, Array],
+) -> dict[str, Array]:
+    """What every region of a compiled model hands on, by the name of the graph value, for these inputs.
+
+    The same kernels run, in an arena in which no value is overwritten; only the function that calls them is compiled anew.
+    """
+    apart = replace(plan, arena=lay_out_apart(lifetimes(plan.calls)))
+    module = assemble(apart)
+    env = _bind(module, inputs)
+    with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
+        library = Library(build(module, options.target(), options, Path(folder)))
+    dims = np.array([env[name] for name in module.dims] or [0], np.int64)
+    arena = _bytes(library.model_arena_bytes(address_of(dims), 1))
+    weights = np.frombuffer(b"".join(chunks(module.weights)) or bytes(64), np.uint8)
+    held = aligned_empty((weights.size,), np.dtype(np.uint8), weights.size)
+    held[:] = weights
+    given = [np.ascontiguousarray(inputs[port.name]) for port in module.inputs]
+    outputs = [np.empty([evaluate(d, env) for d in t.shape], numpy_name(t.dtype)) for t in plan.outputs]
+    tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]
+    library.model_run(address_of(held), *map(address_of, tables), address_of(dims), address_of(arena), 0)
+    found: dict[str, Array] = {}
+    memory = {"input": given, "output": outputs}
+    for region in fusion.regions:
+        for t in region.outputs:
+            if t.value is None or not t.value.name:
+                continue
+            view = plan.views[t]
+            if view.buffer.kind == "arena":
+                start = evaluate(apart.arena.offsets[view.buffer], env)
+                found[t.value.name] = _read(arena[start:], view, env)
+            else:
+                flat = memory[view.buffer.kind][view.buffer.index]
+                found[t.value.name] = _read(flat.reshape(-1).view(np.uint8), view, env)
+    return found
+
+
+def _bind(module: Module, inputs: Mapping[str, Array]) -> dict[str, int]:
+    env: dict[str, int] = {}
+    for port in module.inputs:
+        for d, n in zip(port.shape, inputs[port.name].shape, strict=True):
+            if d in module.dims:
+                env[str(d)] = n
+    return env
+
+
+def _bytes(count: int) -> Array:
+    return aligned_empty((max(count, 1),), np.dtype(np.uint8), max(count, 1))
+
+
+def _read(memory: Array, view: View, env: Mapping[str, int]) -> Array:
+    size = item_bytes(view.dtype)
+    start = evaluate(view.offset, env) * size
+    shape = [evaluate(d, env) for d in view.shape]
+    strides = [evaluate(s, env) * size for s in view.strides]
+    typed = memory[start : start + (memory.size - start) // size * size].view(numpy_name(view.dtype))
+    return np.lib.stride_tricks.as_strided(typed, shape, strides).copy()
