@@ -50,8 +50,9 @@ class Pool:
         self.threads = 1 if self.address is None else library.gf_pool_threads(self.address)
 
     def __del__(self) -> None:
-        if getattr(self, "address", None):
-            self._destroy(self.address)
+        address: int | None = getattr(self, "address", None)  # absent when __init__ failed
+        if address is not None:
+            self._destroy(address)
 
 
 class Weights:

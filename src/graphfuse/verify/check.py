@@ -1,0 +1,156 @@
+"""Verification: the compiled model against the original in onnxruntime, on the same inputs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from graphfuse import __version__
+from graphfuse.errors import InputError
+from graphfuse.runtime.binder import bind_symbols
+from graphfuse.runtime.session import Session
+from graphfuse.verify.certificate import Certificate, InputRecord
+from graphfuse.verify.compare import DEFAULT_TOLERANCE, DOUBLE_FACTOR, Tolerance, compare
+from graphfuse.verify.inputs import SIZES, generate_inputs, plausible_dims
+from graphfuse.verify.reference import Reference, run_double
+
+Array = np.ndarray[Any, Any]
+
+
+# Inputs, the origin of each, expected outputs, our outputs.
+_Accepted = tuple[dict[str, Array], dict[str, str], dict[str, Array], dict[str, Array]]
+
+
+def verify(
+    session: Session,
+    model: str | Path | onnx.ModelProto,
+    inputs: Mapping[str, Array] | None = None,
+    *,
+    dims: Mapping[str, int] | None = None,
+    seed: int = 0,
+    rtol: float | None = None,
+    atol: float | None = None,
+    double: bool | None = None,
+) -> Certificate:
+    """Runs `session` and the original `model` in onnxruntime, all its optimisations off, and compares every output.
+
+    inputs: arrays by name, those left out are generated from `seed`; dims: sizes of free dimensions by name, those left
+    out get plausible ones; rtol, atol: see Tolerance; double: also compare both with a float64 run (None: only where
+    the outputs are outside the tolerance). Never raises for a difference: look at `passed`. Raises InputError when the
+    inputs or sizes given do not fit, or none can be found that the reference accepts.
+    """
+    proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)
+    reference = Reference(model)
+    tolerance = Tolerance(rtol, atol)
+    chosen, origin, expected, ours = _first_accepted(session, proto, reference, inputs or {}, dims or {}, seed)
+    names = [tensor.name for tensor in session.manifest.outputs]
+    reports = [compare(name, ours[name], expected[name], tolerance) for name in names]
+    if double or (double is None and not all(report.passed for report in reports)):
+        exact = run_double(model if isinstance(model, onnx.ModelProto) else onnx.load(model), chosen) or {}
+        reports = [compare(name, ours[name], expected[name], tolerance, exact.get(name)) for name in names]
+    shapes = [chosen[tensor.name].shape for tensor in session.manifest.inputs]
+    return Certificate(
+        passed=all(report.passed for report in reports),
+        outputs=tuple(reports),
+        inputs=tuple(_record(name, array, origin[name]) for name, array in chosen.items()),
+        dims=bind_symbols(session.manifest.inputs, shapes, session.manifest.symbols),
+        seed=seed,
+        threads=session.threads,
+        versions={"graphfuse": __version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        rule=_rule(tolerance),
+    )
+
+
+def _first_accepted(
+    session: Session,
+    model: onnx.ModelProto,
+    reference: Reference,
+    given: Mapping[str, Array],
+    dims: Mapping[str, int],
+    seed: int,
+) -> _Accepted:
+    """(inputs, their origins, expected outputs, our outputs) for the first inputs that reference and session accept.
+
+    Inputs that make an output mostly NaN or infinite compare little: they are used only if nothing better is found.
+    """
+    names = [tensor.name for tensor in session.manifest.inputs]
+    if unknown := [name for name in given if name not in names]:
+        raise InputError(f"no input is called {unknown[0]!r}", remedy=f"the inputs are {', '.join(map(repr, names))}")
+    refused: InputError | None = None
+    fallback: _Accepted | None = None
+    for chosen, origin in _candidates(session, model, given, dims, seed):
+        try:
+            expected = reference.run(chosen)
+            outputs = session.run(None, chosen)
+        except InputError as error:
+            refused = refused or error
+            continue
+        ours = dict(zip((tensor.name for tensor in session.manifest.outputs), outputs, strict=True))
+        accepted = chosen, origin, expected, ours
+        if all(_is_telling(expected[name]) for name in ours):
+            return accepted
+        fallback = fallback or accepted
+    if fallback is not None:
+        return fallback
+    assert refused is not None
+    if set(given) == set(names):
+        raise refused
+    remedy = "give sizes for the free dimensions, or inputs"
+    raise InputError("no inputs could be found to verify with", why=str(refused), remedy=remedy) from refused
+
+
+def _is_telling(values: Array) -> bool:
+    return values.dtype.kind != "f" or values.size == 0 or float(np.isfinite(values).mean()) >= 0.5
+
+
+def _candidates(
+    session: Session, model: onnx.ModelProto, given: Mapping[str, Array], dims: Mapping[str, int], seed: int
+) -> Iterator[tuple[dict[str, Array], dict[str, str]]]:
+    """Inputs to try in turn, with the origin of each: the given ones, and generated ones of several sizes."""
+    manifest = session.manifest
+    if all(tensor.name in given for tensor in manifest.inputs):
+        yield {tensor.name: given[tensor.name] for tensor in manifest.inputs}, dict.fromkeys(given, "given")
+        return
+    known = _dims_of(session, given)
+    tried: list[dict[str, int]] = []
+    for batch, other in SIZES:
+        sizes = plausible_dims(manifest, batch, other, {**known, **dims})
+        if sizes in tried:
+            continue
+        tried.append(sizes)
+        for positive in (False, True):
+            arrays = {**generate_inputs(manifest, model, sizes, seed, positive), **given}
+            how = f"generated from seed {seed}" + (", positive" if positive else "")
+            yield arrays, {name: "given" if name in given else how for name in arrays}
+
+
+def _dims_of(session: Session, given: Mapping[str, Array]) -> dict[str, int]:
+    """The free dimensions that the given inputs settle by themselves."""
+    return {
+        dim: size
+        for tensor in session.manifest.inputs
+        if tensor.name in given
+        for dim, size in zip(tensor.shape, given[tensor.name].shape, strict=False)
+        if isinstance(dim, str) and dim in session.manifest.symbols
+    }
+
+
+def _record(name: str, array: Array, origin: str) -> InputRecord:
+    digest = hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return InputRecord(name, array.dtype.name, tuple(array.shape), origin, digest)
+
+
+def _rule(tolerance: Tolerance) -> str:
+    rtol = "rtol by dtype (" + ", ".join(f"{name} {value:g}" for name, value in DEFAULT_TOLERANCE.items()) + ")"
+    rtol = rtol if tolerance.rtol is None else f"rtol {tolerance.rtol:g}"
+    atol = "rtol * rms(expected)" if tolerance.atol is None else f"{tolerance.atol:g}"
+    return (
+        f"|ours - expected| <= {atol} + rtol * |expected| with {rtol}, or no farther from a float64 run than "
+        f"{DOUBLE_FACTOR:g} times what onnxruntime is; NaN and infinity in the same places; integers and booleans equal"
+    )

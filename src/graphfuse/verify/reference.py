@@ -1,0 +1,157 @@
+"""Independent references: the original in onnxruntime without optimisations, and in float64 where that can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+import onnxruntime
+from onnx import helper, numpy_helper
+
+from graphfuse.errors import InputError
+from graphfuse.verify.reference_ops import FAST_OPS
+
+Array = np.ndarray[Any, Any]
+FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+
+# What the slow Python evaluator is trusted with: it takes a few seconds for models of this size.
+_MOST_NODES, _MOST_PARAMETERS, _MOST_INPUTS = 600, 20_000_000, 500_000
+_SLOW_OPS = frozenset({"Resize", "Upsample", "NonMaxSuppression", "ConvTranspose", "LRN", "GridSample", "Loop", "Scan"})
+
+
+class Reference:
+    """The original model in onnxruntime, every optimisation off. Raises InputError when onnxruntime refuses it."""
+
+    def __init__(self, model: str | Path | onnx.ModelProto) -> None:
+        options = onnxruntime.SessionOptions()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 4
+        source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
+        try:
+            self._session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise InputError("onnxruntime does not load this model", why=_first_line(error)) from error
+        self.outputs = [output.name for output in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """All outputs by name. Raises InputError when onnxruntime refuses the inputs."""
+        try:
+            values = self._session.run(self.outputs, dict(inputs))
+        except Exception as error:
+            raise InputError("onnxruntime refuses these inputs", why=_first_line(error)) from error
+        return dict(zip(self.outputs, values, strict=True))
+
+
+def intermediate_values(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The values that the main graph of `model` gives these names, computed by onnxruntime.
+
+    Raises InputError for a name that the graph does not compute.
+    """
+    computed = {output for node in model.graph.node for output in node.output}
+    if unknown := [name for name in names if name not in computed]:
+        raise InputError(f"the model computes no value called {unknown[0]!r}")
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    del probed.graph.output[:]
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
+    return Reference(probed).run(inputs)
+
+
+def run_double(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
+    """All outputs of the model computed in float64 instead of float32, or None where no reference can do that.
+
+    onnxruntime is tried first; small models whose ops it lacks in float64 go to onnx's reference evaluator.
+    """
+    doubled = to_double(model)
+    feeds = {name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in inputs.items()}
+    try:
+        return Reference(doubled).run(feeds)
+    except InputError:
+        pass
+    if not _is_small(model, inputs):
+        return None
+    names = [output.name for output in doubled.graph.output]
+    try:
+        evaluator = onnx.reference.ReferenceEvaluator(doubled, new_ops=list(FAST_OPS))
+        values = evaluator.run(names, feeds)
+    except Exception:  # whatever it lacks: the float64 run is an extra
+        return None
+    return dict(zip(names, values, strict=True))
+
+
+def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with float64 wherever it says float32: types, constants, casts, in all its graphs and functions."""
+    doubled = onnx.ModelProto()
+    doubled.CopyFrom(model)
+    for graph in _graphs(doubled.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type == FLOAT:
+                value.type.tensor_type.elem_type = DOUBLE
+        for tensor in graph.initializer:
+            _double_tensor(tensor)
+        for node in graph.node:
+            _double_node(node)
+        _keep_scales(graph)
+    for function in doubled.functions:
+        for node in function.node:
+            _double_node(node)
+    return doubled
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs) if attribute.g.node or attribute.graphs else ():
+                yield from _graphs(inner)
+
+
+def _double_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == FLOAT:
+        array = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _double_node(node: onnx.NodeProto) -> None:
+    names = {attribute.name for attribute in node.attribute}
+    if node.op_type == "ConstantOfShape" and "value" not in names:
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.TENSOR:
+            _double_tensor(attribute.t)
+        if attribute.name in ("to", "dtype", "output_dtype", "stash_type") and attribute.i == FLOAT:
+            attribute.i = DOUBLE
+    # A Constant may also be spelled as a plain float, which always means float32.
+    if node.op_type == "Constant" and names & {"value_float", "value_floats"}:
+        value = node.attribute[0]
+        data = np.array(list(value.floats) if value.name == "value_floats" else value.f, np.float64)
+        value.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(data)))
+
+
+def _keep_scales(graph: onnx.GraphProto) -> None:
+    """Resize takes its region and scales in float32 only: casts them back."""
+    nodes = list(graph.node)
+    del graph.node[:]
+    for index, node in enumerate(nodes):
+        for position in (1, 2) if node.op_type == "Resize" else (1,) if node.op_type == "Upsample" else ():
+            if len(node.input) > position and node.input[position]:
+                cast = f"graphfuse_scales_{index}_{position}"
+                graph.node.append(helper.make_node("Cast", [node.input[position]], [cast], to=FLOAT))
+                node.input[position] = cast
+        graph.node.append(node)
+
+
+def _is_small(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
+    parameters = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+    slow = any(node.op_type in _SLOW_OPS for graph in _graphs(model.graph) for node in graph.node)
+    elements = sum(value.size for value in inputs.values())
+    small = len(model.graph.node) <= _MOST_NODES and parameters <= _MOST_PARAMETERS and elements <= _MOST_INPUTS
+    return small and not slow
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
