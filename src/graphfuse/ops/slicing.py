@@ -42,6 +42,7 @@ def _slice_samples() -> list[Sample]:
         case([-1], [-last], int64(1), int64(-1)),
         case([-2, 9], [-last, 2], int64(1, 0), int64(-3, -2)),
         case([99], [-99], int64(0), int64(-1)),
+        case([-99], [-99], int64(0), int64(-1)),
         sample(ints(0, 3), int64(0), int64(2), constants=[1, 2]),
         sample(x, int64(1), int64(5), rejected="must be known"),
     ]
@@ -65,16 +66,17 @@ def slice_op(node: OpNode) -> Tensor:
 
 
 def _along(extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]:
-    """First index, size of the result, and step along one axis; never out of bounds, whatever the symbols' values."""
-    if isinstance(extent, int) and isinstance(start, int) and isinstance(end, int):
-        r = range(*slice(start, end, step).indices(extent))
-        return (r.start if len(r) else 0), len(r), step
+    """First index, size of the result, and step along one axis; never out of bounds, whatever the symbols' values.
+
+    Clamping as the specification has it, which with a negative step differs from Python's for starts before the axis.
+    """
     if step > 0:
-        # A start beyond the end needs no clamping: the size comes out as 0.
-        first, beyond = _clamp(start, extent, 0, start), _clamp(end, extent, 0, extent)
+        # A start beyond the end needs no clamping where it is symbolic: the size comes out as 0.
+        top = extent if D.is_static(extent, start) else start
+        first, beyond = _clamp(start, extent, 0, top), _clamp(end, extent, 0, extent)
         return first, D.maximum(0, D.ceildiv(D.add(beyond, D.mul(-1, first)), step)), step
     last = D.add(extent, -1)
-    first, beyond = _clamp(start, extent, -1, last), _clamp(end, extent, -1, last)
+    first, beyond = _clamp(start, extent, 0, last), _clamp(end, extent, -1, last)
     return first, D.maximum(0, D.ceildiv(D.add(first, D.mul(-1, beyond)), -step)), step
 
 
