@@ -26,6 +26,7 @@ _PASSING = frozenset(
 )
 _INDEX_INPUT = {"Gather": 1, "GatherElements": 1, "OneHot": 0, "ScatterElements": 1}
 _SEARCH_NODES = 200
+_LARGEST_CONSTANT = 65536  # elements of a constant that is looked into
 
 
 @dataclass(frozen=True)
@@ -61,27 +62,39 @@ def plausible_dims(manifest: Manifest, batch: int, other: int, chosen: Mapping[s
         if name not in manifest.symbols:
             known = ", ".join(manifest.symbols) or "none"
             raise InputError(f"the model has no free dimension {name!r}", remedy=f"its free dimensions are {known}")
-    leading = {tensor.shape[0] for tensor in manifest.inputs if len(tensor.shape) > 1}
-    return {name: chosen.get(name, batch if name in leading else other) for name in manifest.symbols}
+    batches = {tensor.shape[axis] for tensor in manifest.inputs if (axis := _batch_axis(tensor)) is not None}
+    return {name: chosen.get(name, batch if name in batches else other) for name in manifest.symbols}
+
+
+def _batch_axis(tensor: Tensor) -> int | None:
+    """The axis that counts samples: the first, or the second of a recurrent state (layers, samples, features)."""
+    free = [isinstance(dim, str) for dim in tensor.shape]
+    if free == [False, True, False]:
+        return 1
+    return 0 if len(free) > 1 else None
 
 
 def integer_range(model: onnx.ModelProto, name: str) -> Range:
     """The values that the integer input `name` may take, by what the graph does with it.
 
-    An index into an axis of known size is below that size, a value compared with a constant is that constant, a mask
-    is 0 or 1; any other is a digit, which is in range wherever sizes are not known.
+    An index into an axis of known size is below that size; what is compared with constants has values from their range;
+    a mask is 0 or 1; any other is a digit. One constant that a whole array is compared with marks a special case, such
+    as padding, and sets no range.
     """
     constants = _constants(model)
     sizes = _sizes(model, constants)
-    limits = []
+    single = all(size == 1 for size in sizes.get(name, (None,)))
+    limits: list[int] = []
+    compared: list[Range] = []
     for node, position in _uses(model, name):
-        if node.op_type == "Equal":
-            other = constants.get(node.input[1 - position])
-            if other is not None and other.size:
-                return Range(int(other.flat[0]), int(other.flat[0]) + 1)
         limits += _limit(node, position, constants, sizes)
+        other = constants.get(node.input[1 - position]) if node.op_type == "Equal" else None
+        if other is not None and other.size > (0 if single else 1):
+            compared.append(Range(int(other.min()), int(other.max()) + 1))
     if limits:
         return Range(0, max(1, min(limits)))
+    if compared:
+        return compared[0]
     return Range(0, 2) if "mask" in name.lower() else Range(0, 10)
 
 
@@ -150,7 +163,7 @@ def _constants(model: onnx.ModelProto) -> dict[str, Array]:
     return {
         name: numpy_helper.to_array(tensor)
         for name, tensor in tensors
-        if tensor.data_location != onnx.TensorProto.EXTERNAL and int(np.prod(tensor.dims)) <= 16
+        if tensor.data_location != onnx.TensorProto.EXTERNAL and int(np.prod(tensor.dims)) <= _LARGEST_CONSTANT
     }
 
 

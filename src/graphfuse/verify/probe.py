@@ -33,7 +33,8 @@ def region_values(
 ) -> dict[str, Array]:
     """What every region of a compiled model hands on, by the name of the graph value, for these inputs.
 
-    The same kernels run, in an arena in which no value is overwritten; only the function that calls them is compiled anew.
+    The same kernels run, in an arena in which no value is overwritten; only the function that calls them is compiled
+    anew.
     """
     apart = replace(plan, arena=lay_out_apart(lifetimes(plan.calls)))
     module = assemble(apart)
