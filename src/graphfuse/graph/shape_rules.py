@@ -63,7 +63,7 @@ def _replace(op_type: str) -> Callable[[_Rule], _Rule]:
 registry.collect()
 _library = {
     op: registry.get("", op, version=OPSET - 1)
-    for op in ("Slice", "Div", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where")
+    for op in ("Slice", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where")
 }
 
 
@@ -157,6 +157,42 @@ def _div(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     pairs = [(expr(x), r) for x, r in zip(left, right, strict=True)]
     if all(r > 0 and x.is_nonnegative for x, r in pairs):
         ctx.set_symbolic_value(out, [to_dim(sympy.floor(x / r)) for x, r in pairs])
+
+
+@_replace("Mod")
+def _mod(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """A symbolic dimension modulo a positive integer."""
+    a, b, out = node.inputs[0], node.inputs[1], node.outputs[0]
+    if a is None or b is None:
+        return
+    ctx.set_shape_and_dtype(out, broadcast_shapes(a.shape, b.shape), a.dtype or b.dtype)
+    left, right = known(ctx, node, 0), known_ints(ctx, node, 1)
+    if left is None or right is None or not _flat(out) or len(right) not in (1, len(left)):
+        return
+    pairs = list(zip([expr(x) for x in left], right * (len(left) // len(right)), strict=True))
+    if all(r > 0 and x.is_nonnegative for x, r in pairs):
+        ctx.set_symbolic_value(out, [to_dim(sympy.Mod(x, r)) for x, r in pairs])
+
+
+@_replace("Max")
+@_replace("Min")
+def _extreme(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """The larger or smaller of two dimensions."""
+    values = [value for value in node.inputs if value is not None]
+    shape, dtype = values[0].shape, values[0].dtype
+    for value in values[1:]:
+        shape, dtype = broadcast_shapes(shape, value.shape), dtype or value.dtype
+    ctx.set_shape_and_dtype(node.outputs[0], shape, dtype)
+    operands = [known(ctx, node, k) for k in range(len(node.inputs))]
+    known_operands = [x for x in operands if x is not None]
+    if len(known_operands) != len(operands) or not _flat(node.outputs[0]):
+        return
+    count = max(len(x) for x in known_operands)
+    if any(len(x) not in (1, count) for x in known_operands):
+        return
+    extreme = sympy.Max if node.op_type == "Max" else sympy.Min
+    columns = zip(*(x * (count // len(x)) for x in known_operands), strict=True)
+    ctx.set_symbolic_value(node.outputs[0], [to_dim(extreme(*(expr(d) for d in column))) for column in columns])
 
 
 @_replace("Add")

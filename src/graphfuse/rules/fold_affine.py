@@ -27,13 +27,13 @@ class FoldAffine(Rule):
         """The constant of each channel as scale and shift."""
         raise NotImplementedError
 
-    def check(self, context: Any, y: ir.Value, c: ir.Value, **_: Any) -> MatchResult:
-        if array(c) is None:
+    def check(self, context: Any, y: ir.Value, c: ir.Value | None = None, **_: Any) -> MatchResult:
+        if c is not None and array(c) is None:
             return no()
         product = contraction(y.producer())
         if isinstance(product, MatchResult):
             return product
-        values = product.per_channel(c)
+        values = np.ones(product.channels) if c is None else product.per_channel(c)
         if isinstance(values, MatchResult):
             return values
         with np.errstate(divide="ignore"):
@@ -42,10 +42,10 @@ class FoldAffine(Rule):
             return no()  # a matrix product has nowhere to put it; the Add is its epilogue
         return fits(product.weight, product.scaled_weight(scale), product.bias_or_zero() * scale + shift)
 
-    def rewrite(self, op: Any, y: ir.Value, c: ir.Value, **_: Any) -> ir.Value:
+    def rewrite(self, op: Any, y: ir.Value, c: ir.Value | None = None, **_: Any) -> ir.Value:
         product = contraction(y.producer())
         assert isinstance(product, Contraction)
-        values = product.per_channel(c)
+        values = np.ones(product.channels) if c is None else product.per_channel(c)
         assert not isinstance(values, MatchResult)
         scale, shift = self.affine(values, product.channels)
         bias = product.bias_or_zero() * scale + shift
@@ -112,9 +112,19 @@ class FoldSubFrom(FoldAffine):
         return -np.ones(channels), c
 
 
-RULES = tuple(
-    rule for spelling in (FoldMul, FoldDiv, FoldAdd, FoldSub, FoldSubFrom) for rule in for_ops(spelling, *OPS)
-)
+# -contraction(x, w, b) -> contraction(x, -w, -b)
+class FoldNeg(FoldAffine):
+    """Negated."""
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        return op.Neg(self.product(op, x))
+
+    def affine(self, c: Array, channels: int) -> tuple[Array, Array]:
+        return -c, np.zeros(channels)
+
+
+_SPELLINGS = (FoldMul, FoldDiv, FoldAdd, FoldSub, FoldSubFrom, FoldNeg)
+RULES = tuple(rule for spelling in _SPELLINGS for rule in for_ops(spelling, *OPS))
 
 _W = "w = Constant<value = float[4, 2, 1, 1] {1., 2., 3., 4., 5., 6., 7., 8.}>()"
 _C = "c = Constant<value = float[4, 1, 1] {0.5, -1.5, 2.0, 3.0}>()"
@@ -124,7 +134,7 @@ HITS = (
     f"{_HEAD} {{ {_W} {_C} a = Conv(x, w) y = Mul(a, c) }}",
     f"{_HEAD} {{ {_W} {_C} a = Conv(x, w) y = Add(c, a) }}",
     f"{_HEAD} {{ {_W} {_C} a = Conv(x, w) b = Div(a, c) d = Sub(b, c) y = Sub(c, d) }}",
-    f"{_HEAD} {{ {_W} c = Constant<value = float {{0.5}}>() a = Conv(x, w) y = Mul(a, c) }}",
+    f"{_HEAD} {{ {_W} c = Constant<value = float {{0.5}}>() a = Conv(x, w) b = Neg(a) y = Mul(b, c) }}",
     """g (float[1, 4, 3] x) => (float[1, 2, 6] y) {
         w = Constant<value = float[4, 1, 2] {1., 2., 3., 4., 5., 6., 7., 8.}>()
         c = Constant<value = float[1, 2, 1] {0.5, -1.5}>()

@@ -7,8 +7,11 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
+from graphfuse.graph.dims import Dim
 from graphfuse.rules.eliminate_transpose import permutation
-from graphfuse.rules.rule import Rule, no, yes
+from graphfuse.rules.reshapes import RESHAPES, reshape_target
+from graphfuse.rules.rule import Rule, for_ops, no, yes
+from graphfuse.rules.values import dims, ints, same_dim
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -44,12 +47,64 @@ def _composed(inner: ir.Value, y: ir.Value) -> list[int] | None:
     return None if p is None or q is None else [p[axis] for axis in q]
 
 
-RULES = (SimplifyTranspose,)
+# Transpose(Reshape(Transpose(x))) -> Reshape(Transpose(x)), when the reshape only adds and drops axes of size one
+class TransposeOfReshape(Rule):
+    """Which brings two transposes together."""
+
+    exclusive = False
+
+    def pattern(self, op: Any, x: Any) -> Any:
+        moved = op.Transpose(x, _outputs=["inner"])
+        return op.Transpose(getattr(op, self.op_type)(moved, _allow_other_inputs=True, _outputs=["middle"]), _outputs=["y"])
+
+    def check(self, context: Any, inner: ir.Value, middle: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
+        return yes() if _swapped(inner, middle, y) is not None else no()
+
+    def rewrite(self, op: Any, inner: ir.Value, middle: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
+        found = _swapped(inner, middle, y)
+        assert found is not None
+        perm, target = found
+        result: ir.Value = op.Reshape(op.Transpose(inner, perm=perm), ints(op, target, f"{y.name}.shape"))
+        return result
+
+
+def _swapped(inner: ir.Value, middle: ir.Value, y: ir.Value) -> tuple[list[int], list[int]] | None:
+    """The axes by which to transpose first, and the constant to reshape to then."""
+    node, before, after = y.producer(), dims(inner), dims(middle)
+    assert node is not None
+    perm = permutation(node)
+    if perm is None or before is None or after is None:
+        return None
+    source, result = _long(before), _long(after)
+    if len(source) != len(result) or not all(same_dim(before[a], after[b]) for a, b in zip(source, result, strict=True)):
+        return None
+    order = [source[result.index(axis)] for axis in perm if axis in result]
+    ones = [axis for axis in range(len(before)) if axis not in source]
+    places = iter(order)
+    in_place = [next(places) if axis in source else axis for axis in range(len(before))]
+    for first in (in_place, order + ones):
+        target = reshape_target([before[axis] for axis in first], [after[axis] for axis in perm])
+        if target is not None:
+            return first, target
+    return None
+
+
+def _long(shape: tuple[Dim, ...]) -> list[int]:
+    return [axis for axis, d in enumerate(shape) if not (isinstance(d, int) and d == 1)]
+
+
+RULES = (SimplifyTranspose, *for_ops(TransposeOfReshape, *RESHAPES))
 
 HITS = (
     """g (float[A, B, C] x) => (float[A, B, C] y) {
         a = Transpose<perm = [2, 0, 1]>(x) b = Transpose<perm = [1, 2, 0]>(a) y = Relu(b) }""",
     """g (float[A, B, C] x) => (float[B, A, C] y, float[C, A, B] z) {
         a = Transpose<perm = [2, 0, 1]>(x) y = Transpose<perm = [2, 1, 0]>(a) z = Relu(a) }""",
+    """g (float[A, B, C] x) => (float[A, B, C, 1] y) {
+        k = Constant<value = int64[1] {3}>() a = Transpose<perm = [0, 2, 1]>(x) b = Unsqueeze(a, k)
+        y = Transpose<perm = [0, 2, 1, 3]>(b) }""",
+    """g (float[A, 1, B, C] x) => (float[B, A, C] y) {
+        k = Constant<value = int64[1] {0}>() a = Transpose<perm = [1, 3, 0, 2]>(x) b = Squeeze(a, k)
+        y = Transpose<perm = [2, 1, 0]>(b) }""",
 )
 NEAR_MISSES = ()
