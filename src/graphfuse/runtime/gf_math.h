@@ -127,18 +127,29 @@ GF_INLINE gf_f32 gf_scale2_f32(gf_f32 p, gf_reduced e) {
 }
 #endif
 
+/* 2^n e^r */
+GF_INLINE gf_f32 gf_exp_core(gf_reduced e) {
+    gf_f32 r = e.r, s = r * r;
+    gf_f32 p = gf_fma_f32(r, gf_k32(0.0013820742f), gf_k32(0.00836924836f));
+    gf_f32 q = gf_fma_f32(r, gf_k32(0.041668281f), gf_k32(0.166665167f));
+    p = gf_fma_f32(gf_fma_f32(p, s, q), r, gf_k32(0.49999994f));
+    p = gf_fma_f32(p, s, r) + gf_k32(1.0f);
+    return gf_scale2_f32(p, e);
+}
+
 /* e^x */
 GF_INLINE gf_f32 gf_exp_f32(gf_f32 x) {
-    x = gf_minb_f32(gf_k32(100.0f), gf_maxb_f32(gf_k32(-120.0f), x));
-    gf_reduced e = gf_exp_reduce(x);
-    gf_f32 r = e.r, p = gf_k32(0.0013820742f);
-    p = gf_fma_f32(p, r, gf_k32(0.00836924836f));
-    p = gf_fma_f32(p, r, gf_k32(0.041668281f));
-    p = gf_fma_f32(p, r, gf_k32(0.166665167f));
-    p = gf_fma_f32(p, r, gf_k32(0.49999994f));
-    p = gf_fma_f32(p, r, gf_k32(1.0f));
-    p = gf_fma_f32(p, r, gf_k32(1.0f));
-    return gf_scale2_f32(p, e);
+    return gf_exp_core(gf_exp_reduce(gf_minb_f32(gf_k32(100.0f), gf_maxb_f32(gf_k32(-120.0f), x))));
+}
+
+/* 2^x */
+GF_INLINE gf_f32 gf_exp2_f32(gf_f32 x) {
+    gf_reduced e;
+    x = gf_minb_f32(gf_k32(140.0f), gf_maxb_f32(gf_k32(-170.0f), x));
+    e.k = x + gf_k32(GF_MAGIC32);
+    e.n = e.k - gf_k32(GF_MAGIC32);
+    e.r = (x - e.n) * gf_k32(0.693147182f);
+    return gf_exp_core(e);
 }
 
 /* e^x - 1 = s p + (s - 1) with s = 2^n and p = e^r - 1, for x in [-80, 89] or NaN; bias 126 halves s */

@@ -210,7 +210,7 @@ GF_INLINE gf_f32 gf_pow_f32(gf_f32 x, gf_f32 y) {
 }
 
 /* ---- float64, and C's fmod, lane by lane ---- */
-#define GF_LIBM(X) X(exp) X(log) X(log1p) X(expm1) X(tanh) X(erf) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) \
+#define GF_LIBM(X) X(exp) X(exp2) X(log) X(log1p) X(expm1) X(tanh) X(erf) X(sin) X(cos) X(tan) X(asin) X(acos) X(atan) \
     X(sinh) X(cosh) X(asinh) X(acosh) X(atanh)
 #define GF_LIBM_F64(NAME) GF_PER_LANE(f64, NAME, NAME)
 GF_LIBM(GF_LIBM_F64)

@@ -1,9 +1,10 @@
 /* gf_pool.c - the thread pool.
  *
- * A fork is one atomic store (and a wake-up where a worker sleeps), a join is one counter. Workers spin for GF_SPIN_NS
- * after their last job, then sleep, so an idle pool costs nothing. No lock and no allocation on the way of a hot fork.
- * Two threads that use one pool at once: the second runs its job alone. After fork() the child runs alone.
- * GF_NO_THREADS leaves out every thread: gf_parallel then calls the kernel. */
+ * A job is cut into one part per thread. A fork offers each worker its part in the worker's own cache line, a join waits
+ * for one counter. Workers spin for GF_SPIN_NS after their last part, then sleep, so an idle pool costs nothing. A caller
+ * that is done takes over parts whose workers did not come, so a crowded machine or a sleeping worker costs little. No
+ * lock and no allocation on the way of a hot fork. Two threads that use one pool at once: the second runs its job alone.
+ * After fork() the child runs alone. GF_NO_THREADS leaves out every thread: gf_parallel then calls the kernel. */
 #include "gf_pool.h"
 
 #include <stddef.h>
@@ -83,33 +84,37 @@ static inline __attribute__((unused)) void gf_parallel(gf_pool *pool, gf_kernel 
 #define GF_MAX_THREADS 256
 #define GF_LINE 128
 
+/* A slot's state: 2 n while part `index` of job n waits for a thread, 2 n + 1 once one has claimed it. */
 typedef struct {
+    _Alignas(GF_LINE) atomic_uint_fast64_t slot;
+    atomic_int asleep; /* or about to be */
     gf_pool *pool;
     int index;
     pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
 } gf_worker;
 
 struct gf_pool {
-    /* written by the caller at a fork: (fork number << 16) | parts. A worker whose index is not below parts looks at
-     * nothing else, so it may miss forks; the others are awaited, so the job cannot change under them. */
-    _Alignas(GF_LINE) atomic_uint_fast64_t fork;
+    /* The job. Whoever has claimed a part may read it: the caller changes it only when no part is pending. */
     gf_split split;
     gf_kernel kernel;
     void *const *p;
     const int64_t *d;
     char *scratch;
     int64_t scratch_bytes;
-    _Alignas(GF_LINE) atomic_int pending; /* workers still at the job */
-    _Alignas(GF_LINE) atomic_int sleepers; /* workers that sleep or are about to */
-    atomic_int caller_sleeps, busy;
+    uint_fast64_t number;
     int threads;
-    unsigned generation; /* of forks of the process, see gf_forks */
+    unsigned generation; /* of the process, see gf_forks */
+    _Alignas(GF_LINE) atomic_int pending; /* parts not done, the caller's own left out */
+    atomic_int caller_asleep;
+    _Alignas(GF_LINE) atomic_int busy;
     pthread_mutex_t lock;
-    pthread_cond_t wake, done;
+    pthread_cond_t done;
     gf_worker workers[];
 };
 
-#define GF_STOP UINT64_MAX
+#define GF_STOP (UINT64_MAX - 1)
 
 /* Counts fork() from the child's side: threads do not cross it. */
 static atomic_uint gf_forks;
@@ -117,8 +122,9 @@ static pthread_once_t gf_forks_once = PTHREAD_ONCE_INIT;
 static void gf_count_fork(void) { atomic_fetch_add_explicit(&gf_forks, 1, memory_order_relaxed); }
 static void gf_watch_forks(void) { pthread_atfork(NULL, NULL, gf_count_fork); }
 
-static inline int gf_pool_is_orphan(const gf_pool *pool) {
-    return pool->generation != atomic_load_explicit(&gf_forks, memory_order_relaxed);
+static inline int gf_usable_threads(const gf_pool *pool) {
+    if (!pool || pool->generation != atomic_load_explicit(&gf_forks, memory_order_relaxed)) return 1;
+    return pool->threads;
 }
 
 static inline void gf_pause(void) {
@@ -135,123 +141,146 @@ static inline int64_t gf_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* One look at the clock after some pauses; past the hard spin also a chance for other threads. Returns 0 when the time
- * is up. A clock that is set back only ends the wait early or lengthens it by one period. */
-static inline int gf_wait_a_little(int64_t *since) {
+/* Some pauses, and how long the thread has waited since the first call (ns); past the hard spin other threads get their
+ * chance too. A clock that is set back only starts the wait anew. */
+static inline int64_t gf_wait_a_little(int64_t *since) {
     for (int i = 0; i < 16; i++) gf_pause();
-    int64_t now = gf_now_ns(), waited = now - *since;
-    if (*since == 0 || waited < 0) {
-        *since = now;
-        return 1;
-    }
-    if (waited > GF_HARD_SPIN_NS) sched_yield();
-    return waited < GF_SPIN_NS;
+    int64_t now = gf_now_ns();
+    if (*since == 0 || now < *since) *since = now;
+    if (now - *since > GF_HARD_SPIN_NS) sched_yield();
+    return now - *since;
 }
 
-/* The fork word once it differs from `seen`. */
-static uint64_t gf_await_fork(gf_pool *pool, uint64_t seen) {
+/* Claims the part that waits in a slot in state `word`; fails where another thread was first. */
+static inline int gf_claim(gf_worker *w, uint_fast64_t word) {
+    return atomic_compare_exchange_strong_explicit(&w->slot, &word, word | 1, memory_order_acquire,
+                                                   memory_order_relaxed);
+}
+
+/* A claimed part, on the calling thread. The last one wakes a sleeping caller. */
+static void gf_run_claimed(gf_pool *pool, int part) {
+    gf_run_part(&pool->split, part, pool->kernel, pool->p, pool->d, pool->scratch, pool->scratch_bytes);
+    if (atomic_fetch_sub(&pool->pending, 1) != 1 || !atomic_load(&pool->caller_asleep)) return;
+    pthread_mutex_lock(&pool->lock);
+    pthread_cond_signal(&pool->done);
+    pthread_mutex_unlock(&pool->lock);
+}
+
+/* The slot's state once a part waits in it. */
+static uint_fast64_t gf_await_part(gf_worker *w) {
     int64_t since = 0;
     do {
         for (int i = 0; i < 64; i++) {
-            uint64_t word = atomic_load_explicit(&pool->fork, memory_order_acquire);
-            if (word != seen) return word;
+            uint_fast64_t word = atomic_load_explicit(&w->slot, memory_order_relaxed);
+            if (!(word & 1)) return word;
             gf_pause();
         }
-    } while (gf_wait_a_little(&since));
-    pthread_mutex_lock(&pool->lock);
-    /* Sequentially consistent with the caller's store of `fork` and load of `sleepers`: one of the two sees the other. */
-    atomic_fetch_add(&pool->sleepers, 1);
-    uint64_t word;
-    while ((word = atomic_load(&pool->fork)) == seen) pthread_cond_wait(&pool->wake, &pool->lock);
-    atomic_fetch_sub(&pool->sleepers, 1);
-    pthread_mutex_unlock(&pool->lock);
+    } while (gf_wait_a_little(&since) < GF_SPIN_NS);
+    pthread_mutex_lock(&w->lock);
+    /* Sequentially consistent, as is the caller's store of `slot` and load of `asleep`: one of the two sees the other. */
+    atomic_store(&w->asleep, 1);
+    uint_fast64_t word;
+    while ((word = atomic_load(&w->slot)) & 1) pthread_cond_wait(&w->wake, &w->lock);
+    atomic_store(&w->asleep, 0);
+    pthread_mutex_unlock(&w->lock);
     return word;
 }
 
 static void *gf_work(void *arg) {
     gf_worker *self = arg;
-    gf_pool *pool = self->pool;
-    uint64_t seen = 0;
     for (;;) {
-        seen = gf_await_fork(pool, seen);
-        if (seen == GF_STOP) return NULL;
-        if (self->index >= (int)(seen & 0xffff)) continue;
-        gf_run_part(&pool->split, self->index, pool->kernel, pool->p, pool->d, pool->scratch, pool->scratch_bytes);
-        if (atomic_fetch_sub(&pool->pending, 1) != 1 || !atomic_load(&pool->caller_sleeps)) continue;
-        pthread_mutex_lock(&pool->lock);
-        pthread_cond_signal(&pool->done);
-        pthread_mutex_unlock(&pool->lock);
+        uint_fast64_t word = gf_await_part(self);
+        if (word == GF_STOP) return NULL;
+        if (gf_claim(self, word)) gf_run_claimed(self->pool, self->index);
     }
 }
 
-static void gf_await_workers(gf_pool *pool) {
+/* Offers `word` to workers 1 to count - 1 and wakes those that sleep. */
+static void gf_offer(gf_pool *pool, int count, uint_fast64_t word) {
+    for (int t = 1; t < count; t++) atomic_store_explicit(&pool->workers[t].slot, word, memory_order_release);
+    atomic_thread_fence(memory_order_seq_cst);
+    for (int t = 1; t < count; t++) {
+        gf_worker *w = &pool->workers[t];
+        if (!atomic_load(&w->asleep)) continue;
+        pthread_mutex_lock(&w->lock);
+        pthread_cond_signal(&w->wake);
+        pthread_mutex_unlock(&w->lock);
+    }
+}
+
+/* Parts whose workers have not come (asleep, or without a core) are run here, the last first: those were woken last. */
+static void gf_take_over(gf_pool *pool) {
+    for (int t = pool->split.parts - 1; t > 0; t--) {
+        if (gf_claim(&pool->workers[t], pool->number << 1)) gf_run_claimed(pool, t);
+    }
+}
+
+static void gf_await_done(gf_pool *pool) {
     int64_t since = 0;
-    do {
+    int took_over = 0;
+    for (int64_t waited = 0; waited < GF_SPIN_NS; waited = gf_wait_a_little(&since)) {
         for (int i = 0; i < 64; i++) {
             if (!atomic_load_explicit(&pool->pending, memory_order_acquire)) return;
             gf_pause();
         }
-    } while (gf_wait_a_little(&since));
+        if (waited < GF_HARD_SPIN_NS || took_over) continue;
+        gf_take_over(pool);
+        took_over = 1;
+        since = 0;
+    }
     pthread_mutex_lock(&pool->lock);
-    atomic_store(&pool->caller_sleeps, 1);
+    atomic_store(&pool->caller_asleep, 1);
     while (atomic_load(&pool->pending)) pthread_cond_wait(&pool->done, &pool->lock);
-    atomic_store(&pool->caller_sleeps, 0);
+    atomic_store(&pool->caller_asleep, 0);
     pthread_mutex_unlock(&pool->lock);
 }
 
-static void gf_announce(gf_pool *pool, uint64_t word) {
-    atomic_store(&pool->fork, word);
-    if (!atomic_load(&pool->sleepers)) return;
-    pthread_mutex_lock(&pool->lock);
-    pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
+static int gf_start_worker(gf_pool *pool, int index) {
+    gf_worker *w = &pool->workers[index];
+    w->pool = pool;
+    w->index = index;
+    atomic_init(&w->slot, 1);
+    atomic_init(&w->asleep, 0);
+    pthread_mutex_init(&w->lock, NULL);
+    pthread_cond_init(&w->wake, NULL);
+    return !pthread_create(&w->thread, NULL, gf_work, w);
 }
 
 GF_API gf_pool *gf_pool_create(int threads) {
     threads = threads < 1 ? 1 : threads > GF_MAX_THREADS ? GF_MAX_THREADS : threads;
-    size_t bytes = sizeof(gf_pool) + (size_t)threads * sizeof(gf_worker);
-    gf_pool *pool = aligned_alloc(GF_LINE, (bytes + GF_LINE - 1) / GF_LINE * GF_LINE);
+    gf_pool *pool = aligned_alloc(GF_LINE, sizeof(gf_pool) + (size_t)threads * sizeof(gf_worker));
     if (!pool) return NULL;
     pthread_once(&gf_forks_once, gf_watch_forks);
-    atomic_init(&pool->fork, 0);
     atomic_init(&pool->pending, 0);
-    atomic_init(&pool->sleepers, 0);
-    atomic_init(&pool->caller_sleeps, 0);
+    atomic_init(&pool->caller_asleep, 0);
     atomic_init(&pool->busy, 0);
+    pool->number = 0;
     pool->generation = atomic_load(&gf_forks);
     pthread_mutex_init(&pool->lock, NULL);
-    pthread_cond_init(&pool->wake, NULL);
     pthread_cond_init(&pool->done, NULL);
-    for (pool->threads = 1; pool->threads < threads; pool->threads++) {
-        gf_worker *w = &pool->workers[pool->threads];
-        w->pool = pool;
-        w->index = pool->threads;
-        if (pthread_create(&w->thread, NULL, gf_work, w)) break;
-    }
+    pool->threads = 1;
+    while (pool->threads < threads && gf_start_worker(pool, pool->threads)) pool->threads++;
     return pool;
 }
 
 GF_API void gf_pool_destroy(gf_pool *pool) {
     if (!pool) return;
-    if (!gf_pool_is_orphan(pool)) {
-        gf_announce(pool, GF_STOP);
-        for (int t = 1; t < pool->threads; t++) pthread_join(pool->workers[t].thread, NULL);
-        pthread_cond_destroy(&pool->wake);
-        pthread_cond_destroy(&pool->done);
-        pthread_mutex_destroy(&pool->lock);
-    }
+    /* in the child of a fork there is nobody to end, and the locks may be in any state */
+    int threads = gf_usable_threads(pool);
+    gf_offer(pool, threads, GF_STOP);
+    for (int t = 1; t < threads; t++) pthread_join(pool->workers[t].thread, NULL);
     free(pool);
 }
 
-GF_API int gf_pool_threads(const gf_pool *pool) { return pool && !gf_pool_is_orphan(pool) ? pool->threads : 1; }
+GF_API int gf_pool_threads(const gf_pool *pool) { return gf_usable_threads(pool); }
 
 /* Runs k over rows x cols, cut along rows (in multiples of row_grain) or cols (of col_grain), on no more threads than
- * `work` pays for. Thread t gets scratch + t * scratch_bytes. Returns when all is done. */
+ * `work` pays for. Part t gets scratch + t * scratch_bytes. Returns when all is done. */
 static __attribute__((unused)) void gf_parallel(gf_pool *pool, gf_kernel k, void *const *p, const int64_t *d,
                                                 int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain,
                                                 int64_t work, char *scratch, int64_t scratch_bytes) {
     if (rows < 1 || cols < 1) return;
-    gf_split s = gf_split_job(gf_pool_threads(pool), rows, row_grain, cols, col_grain, work);
+    gf_split s = gf_split_job(gf_usable_threads(pool), rows, row_grain, cols, col_grain, work);
     if (s.parts == 1 || atomic_exchange_explicit(&pool->busy, 1, memory_order_acquire)) {
         k(p, d, 0, rows, 0, cols, scratch);
         return;
@@ -262,11 +291,11 @@ static __attribute__((unused)) void gf_parallel(gf_pool *pool, gf_kernel k, void
     pool->d = d;
     pool->scratch = scratch;
     pool->scratch_bytes = scratch_bytes;
+    pool->number++;
     atomic_store_explicit(&pool->pending, s.parts - 1, memory_order_relaxed);
-    uint64_t number = (atomic_load_explicit(&pool->fork, memory_order_relaxed) >> 16) + 1;
-    gf_announce(pool, number << 16 | (uint64_t)s.parts);
+    gf_offer(pool, s.parts, pool->number << 1);
     gf_run_part(&s, 0, k, p, d, scratch, scratch_bytes);
-    gf_await_workers(pool);
+    gf_await_done(pool);
     atomic_store_explicit(&pool->busy, 0, memory_order_release);
 }
 
