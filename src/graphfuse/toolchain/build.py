@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
@@ -22,6 +23,7 @@ from graphfuse.toolchain.process import Children, Finished
 # of this many characters. Long ones keep their own, which other models find in the cache.
 _UNIT_CHARACTERS = 12_000
 _MOST_JOBS = 8
+_ROOM = 4 << 20  # bytes that the files of one compiler call fit in
 _MAIN = "model.main"  # no kernel can be called so
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
 _NO_SPACE = ("No space left on device", "NoSpaceLeft", "Disk quota exceeded", "File too large", "FileTooBig")
@@ -150,19 +152,27 @@ class _Build:
             if finished.status != 0 or not output.is_file():
                 kept = self.cache.keep_failed(f"{unit.name}-{key[:12]}.c", unit.text)
                 what = f"the compiler failed on {unit.name}"
-                raise self._failure(what, finished, str(kept or ""), "please report it with the C file named above")
+                raise self._failure(
+                    what, finished, str(kept or ""), "please report it" + " with that file" * bool(kept)
+                )
             self.cache.put(key, output.read_bytes())
 
     def _run(self, args: Sequence[str]) -> Finished:
         return self.compiler.run(self.children, args, self.work, self.cache.zig)
 
     def _failure(self, what: str, finished: Finished, where: str, remedy: str) -> GraphfuseError:
-        if finished.status == -signal.SIGXFSZ or any(sign in finished.errors for sign in _NO_SPACE):
+        if self._lacks_space(finished):
             return full_disk(ToolchainError, str(self.work.parent))
         lines = [line.strip() for line in finished.errors.splitlines() if line.strip()]
         told = next((line for line in lines if "error:" in line), lines[-1] if lines else "it said nothing")
         ended = f"killed by signal {-finished.status}" if finished.status < 0 else f"status {finished.status}"
         return ToolchainError(what, where=where, why=f"{ended}: {told}", remedy=remedy)
+
+    def _lacks_space(self, finished: Finished) -> bool:
+        if finished.status == -signal.SIGXFSZ or any(sign in finished.errors for sign in _NO_SPACE):
+            return True
+        # zig ends itself without a word when it cannot write: look whether there is room for what it was writing.
+        return finished.status < 0 and shutil.disk_usage(self.work).free < _ROOM
 
 
 def _silent(_done: int, _total: int, _what: str) -> None:
