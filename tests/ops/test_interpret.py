@@ -9,7 +9,8 @@ from graphfuse.graph.dims import dim
 from graphfuse.graph.dtypes import F32, I32, I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const
-from graphfuse.ops.interpret import apply, evaluate
+from graphfuse.ops.interpret import evaluate
+from graphfuse.ops.scalars import apply
 from graphfuse.ops.tensor import (
     Opaque,
     Tensor,
