@@ -171,8 +171,7 @@ class _Writer:
             w.line(f"const {self.c} *const picture = {self.x} + {start};")
             if not p.direct:
                 self.fill_scratch(w)
-            names = line_variables(g, p.site.index, ("oz", "oy", "ox"))
-            known = {p.site.index[0]: "image"} | {v: n for v, n in names.items() if n == "oz"}
+            known = {p.site.index[0]: "image"} | line_variables(g, p.site.index, ("oz", None, None))
             scope = fn.root.child(known, w.section())
             self.panels(w, scope)
 
@@ -237,8 +236,7 @@ class _Writer:
             w.line(f"const int64_t y = oy * {g.strides[1]} - {fn.dim(g.before[1])};")
             w.line("(void)y;")
             first, last = taps_in_range(fn, w, g, 1, "y")
-            known = {} if g.axes[1] is None else {p.site.index[g.axes[1]]: "oy"}
-            inside = lanes.child(known, w.section())
+            inside = lanes.child(line_variables(g, p.site.index, (None, "oy", None)), w.section())
             start, stop = ("left", "right") if p.segment else ("0", fn.dim(g.out[2]))
             w.line(f"int64_t ox = {start};")
             for height in p.variants:

@@ -195,6 +195,7 @@ class ScratchLines:
                     w.line(element("j"))
 
 
-def line_variables(g: Geometry, index: Sequence[Var], names: Sequence[str]) -> dict[Var, str]:
-    """Loop variables of the spatial axes that exist."""
-    return {index[axis]: name for axis, name in zip(g.axes, names, strict=True) if axis is not None}
+def line_variables(g: Geometry, index: Sequence[Var], names: Sequence[str | None]) -> dict[Var, str]:
+    """Loop variables of the spatial axes that exist; None leaves one out."""
+    pairs = zip(g.axes, names, strict=True)
+    return {index[axis]: name for axis, name in pairs if axis is not None and name is not None}

@@ -1,0 +1,359 @@
+"""Windows that slide over each channel by itself: depthwise convolution and pooling.
+
+Vectors run along the channels. A block of channels passes over a strip of lines before the next one, so its taps'
+weights stay in registers and its lines in L1. Tiles at the image's border are written out with the taps that exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from graphfuse.codegen.vector import Scope
+from graphfuse.codegen.writer import Writer
+from graphfuse.graph.dims import Dim, estimate, mul, product
+from graphfuse.graph.dtypes import DType, c_type, item_bytes, suffix, vector_type
+from graphfuse.plan.site import ContractionSite, KernelCode, Packed
+from graphfuse.target import Target
+
+from .function import Function, affine, times
+from .tile import Lanes, Tile, finish_tile
+from .window import Geometry, geometry, line_variables, taps_in_range
+
+# Multiply-adds written out for one tile before lines, then pixels, become loops.
+_UNROLLED = 256
+_UNROLLED_LINE = 96
+_CACHE_LINE = 64
+# A border of more tiles than this (a window that hardly fits the image) is done pixel by pixel.
+_BORDER_TILES = 4
+
+
+class Fold(Protocol):
+    """How the taps of a window become one value."""
+
+    name: str
+    weights: Packed | None
+
+    def start(self, dtype: DType) -> str:
+        """C text of the value of no taps."""
+
+    def step(self, sum_: str, x: str, weight: str, dtype: DType) -> str:
+        """C statement that takes one tap in."""
+
+    def finish(self, w: Writer, sum_: str, taps: str, dtype: DType) -> str:
+        """The C variable with the window's value; `taps` = C text of the number of taps inside the image."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Output pixels [start, stop) of a line in tiles of `width` pixels; `columns` = input columns that exist, by their
+    distance from the tile's first one, None for all."""
+
+    start: int
+    stop: int
+    width: int
+    columns: frozenset[int] | None
+
+
+class SlidingPlan:
+    """Everything decided about one sliding window before it is written."""
+
+    def __init__(self, site: ContractionSite, target: Target, fold: Callable[[SlidingPlan], Fold]) -> None:
+        self.site, self.target = site, target
+        self.dtype: DType = site.contraction.dtype
+        self.lanes = target.lanes
+        self.g: Geometry = geometry(site)
+        channel_vectors = -(-self.g.channels // self.lanes)
+        bytes_per_vector = self.lanes * item_bytes(self.dtype)
+        self.vectors = max(1, min(channel_vectors, _CACHE_LINE // bytes_per_vector))
+        self.width = self.vectors * self.lanes
+        self.pixels = self._pixels()
+        taps = self.g.kernel[1] * self.g.kernel[2]
+        self.unroll_lines = taps * self.pixels * self.vectors <= _UNROLLED
+        self.unroll_pixels = self.g.kernel[2] * self.pixels * self.vectors <= _UNROLLED_LINE
+        self.fold: Fold = fold(self)
+
+    def _pixels(self) -> int:
+        """Output pixels of a tile: enough sums to keep the multiply-adds busy, and few odd tiles."""
+        most = 8 if self.target.vector_registers > 16 and self.vectors == 1 else 4 if self.vectors <= 2 else 2
+        out = self.g.out[2]
+        if not isinstance(out, int):
+            return min(4, most)
+        if out <= most:
+            return out
+        candidates = [p for p in range(most, 1, -1) if p == 4 or out % p == 0]
+        return min(candidates, key=lambda p: (-(-out // p) * p - out, abs(p - 4))) if candidates else min(4, most)
+
+    @property
+    def columns(self) -> int:
+        return -(-self.g.channels // self.width)
+
+    @property
+    def strip(self) -> int:
+        """Output lines per strip: those whose input lines of one channel block take twice L1, at least four."""
+        g = self.g
+        line = estimate(g.size[2]) * _CACHE_LINE * g.strides[1]
+        return max(4, 2 * self.target.l1 // max(1, line))
+
+    def spans(self) -> list[Span] | None:
+        """The line as tiles known at compile time; None when sizes are unknown or the border has too many tiles."""
+        g = self.g
+        step, pad = g.strides[2], g.before[2]
+        out, size = g.out[2], g.size[2]
+        if not isinstance(out, int) or not isinstance(size, int) or not isinstance(pad, int):
+            return None
+        spans: list[Span] = []
+        for start in range(0, out, self.pixels):
+            width = min(self.pixels, out - start)
+            reach = (width - 1) * step + g.extent(2)
+            first = start * step - pad
+            existing = frozenset(j for j in range(reach) if 0 <= first + j < size)
+            columns = None if len(existing) == reach else existing
+            last = spans[-1] if spans else None
+            if last and columns is None and last.columns is None and last.width == width:
+                spans[-1] = Span(last.start, start + width, width, None)
+            else:
+                spans.append(Span(start, start + width, width, columns))
+        return spans if len(spans) <= _BORDER_TILES + 1 else None
+
+    def emit(self) -> KernelCode:
+        g = self.g
+        fn = Function(self.site, self.site.index[1])
+        _SlidingWriter(self, fn).write(fn.body)
+        window = "x".join(map(str, self.site.prim.attrs.kernel))
+        return KernelCode(
+            hint=f"{self.fold.name}{window}_{suffix(self.dtype)}",
+            source=fn.source(),
+            pointers=fn.params.pointers,
+            dims=fn.params.dims,
+            rows=g.lines,
+            work=product([2, g.lines, g.out[2], g.channels, *g.kernel]),
+            columns=self.columns,
+            describe=f"{self.fold.name.replace('_', ' ')} {window}, {self.pixels} pixels by {self.width} channels",
+        )
+
+    def microseconds(self) -> float:
+        """Predicted time on one thread: the larger of one tap a cycle and 30 GB/s of input and output, at 3 GHz."""
+        g = self.g
+        vectors = -(-g.channels // self.lanes)
+        taps = estimate(product([g.lines, g.out[2], vectors, *g.kernel]))
+        moved = estimate(product([g.batch, *g.size, g.channels])) + estimate(product([g.lines, g.out[2], g.channels]))
+        return max(taps / 3e3, moved * item_bytes(self.dtype) / 30e3) + 0.5
+
+
+class _SlidingWriter:
+    """Writes the loops of one sliding window."""
+
+    def __init__(self, plan: SlidingPlan, fn: Function) -> None:
+        self.p, self.fn, self.g = plan, fn, plan.g
+        self.c, self.name = c_type(plan.dtype), suffix(plan.dtype)
+        self.x = fn.params.pointer(plan.site.view(plan.site.prim.args[0]), plan.dtype, "x")
+        weights = plan.fold.weights
+        self.b = None if weights is None else fn.params.pointer(weights, plan.dtype, "b")
+        self.vectors, self.tail = plan.vectors, 0
+        self.planes = ("0", "1")
+
+    def write(self, w: Writer) -> None:
+        p, g, fn = self.p, self.g, self.fn
+        height, depth = fn.dim(g.out[1]), fn.dim(g.out[0])
+        with w.block("for (int64_t r = r0; r < r1;)"):
+            w.line(f"const int64_t plane = r / {height}, top_line = r % {height};")
+            w.line(f"const int64_t end_line = gf_min64({height}, top_line + gf_min64({p.strip}, r1 - r));")
+            w.line("r += end_line - top_line;")
+            w.line(f"const int64_t image = plane / {depth}, oz = plane % {depth};")
+            w.line(f"const int64_t z = oz * {g.strides[0]} - {fn.dim(g.before[0])};")
+            w.line("(void)z;")
+            self.planes = taps_in_range(fn, w, g, 0, "z")
+            start = affine([("image", g.x_batch), ("z", g.x_space[0])], fn.params)
+            w.line(f"const {self.c} *const picture = {self.x} + {start};")
+            known = {p.site.index[0]: "image"} | line_variables(g, p.site.index, ("oz", None, None))
+            scope = fn.root.child(known, w.section())
+            full, rest = divmod(g.channels, p.width)
+            if full:
+                with w.loop("panel", "c0", f"gf_min64(c1, {full})" if rest else "c1"):
+                    w.line(f"const int64_t n = panel * {p.width};")
+                    self.panel(w, scope, p.vectors, 0)
+            if rest:
+                with w.block(f"if (c1 > {full})"):
+                    w.line(f"const int64_t n = {full * p.width};")
+                    self.panel(w, scope, -(-rest // p.lanes), rest % p.lanes)
+
+    def panel(self, w: Writer, scope: Scope, vectors: int, tail: int) -> None:
+        """One block of channels over the lines of the strip."""
+        p, g, fn = self.p, self.g, self.fn
+        self.vectors, self.tail = vectors, tail
+        lanes = Lanes.of_panel(scope, w.section(), p.site.index[1], "n", vectors, p.lanes, tail)
+        taps = product(g.kernel)
+        if self.b is not None:
+            w.line(f"const {self.c} *const b = {self.b} + n * {taps};")
+        with w.loop("oy", "top_line", "end_line"):
+            w.line(f"const int64_t y = oy * {g.strides[1]} - {fn.dim(g.before[1])};")
+            w.line("(void)y;")
+            first, last = taps_in_range(fn, w, g, 1, "y")
+            start = affine([("y", g.x_space[1]), ("n", g.x_channel)], fn.params)
+            w.line(f"const {self.c} *const line = picture + {start};")
+            known = line_variables(g, p.site.index, (None, "oy", None))
+            inside = lanes.child(known, w.section())
+            everywhere = ("0", str(g.kernel[1]))
+            if (first, last) == everywhere and p.unroll_lines:
+                self.line(w, inside, None)
+            elif p.unroll_lines:
+                with w.block(f"if ({first} == 0 && {last} == {g.kernel[1]})"):
+                    self.line(w, inside, None)
+                with w.block("else"):
+                    self.line(w, inside, (first, last))
+            else:
+                self.line(w, inside, (first, last))
+
+    # ------------------------------------------------------------------ one line
+
+    def line(self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None) -> None:
+        """One output line; `lines` = range of the window's lines that exist, None when all do."""
+        p = self.p
+        if not p.unroll_pixels:
+            with w.loop("ox", "0", self.fn.dim(self.g.out[2])):
+                self.pixel(w, lanes, lines)
+            return
+        spans = p.spans()
+        if spans is None:
+            self.unknown_line(w, lanes, lines)
+            return
+        for span in spans:
+            if span.stop - span.start == span.width:
+                with w.block():
+                    w.line(f"const int64_t ox = {span.start};")
+                    self.tile(w, lanes, lines, span.width, span.columns)
+            else:
+                with w.loop("ox", str(span.start), str(span.stop), str(span.width)):
+                    self.tile(w, lanes, lines, span.width, span.columns)
+
+    def unknown_line(self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None) -> None:
+        """Tiles where the whole window is inside, single pixels elsewhere."""
+        p, g, fn = self.p, self.g, self.fn
+        pad, size, out = fn.dim(g.before[2]), fn.dim(g.size[2]), fn.dim(g.out[2])
+        step = g.strides[2]
+        w.line(f"const int64_t begin = gf_min64({out}, ({pad} + {step - 1}) / {step});")
+        w.line(f"const int64_t room = {size} + {pad} - {g.extent(2)};")
+        w.line(f"const int64_t end = room < 0 ? begin : gf_clamp64(room / {step} + 1, begin, {out});")
+        w.line("int64_t ox = 0;")
+        with w.block("for (; ox < begin; ++ox)"):
+            self.pixel(w, lanes, lines)
+        with w.block(f"for (; ox + {p.pixels} <= end; ox += {p.pixels})"):
+            self.tile(w, lanes, lines, p.pixels, None)
+        with w.block(f"for (; ox < {out}; ++ox)"):
+            self.pixel(w, lanes, lines)
+
+    # ------------------------------------------------------------------ tiles
+
+    def tile(
+        self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None, pixels: int, columns: frozenset[int] | None
+    ) -> None:
+        """`pixels` output pixels from ox on, the window's columns written out."""
+        g = self.g
+        self.start(w, pixels)
+        origin = f"(ox * {g.strides[2]} - {self.fn.dim(g.before[2])})"
+        with self.over_planes(w):
+            if lines is None:
+                for ky in range(g.kernel[1]):
+                    with w.block():
+                        self.line_of_taps(w, str(ky), origin, pixels, columns)
+            else:
+                with w.loop("ky", *lines):
+                    self.line_of_taps(w, "ky", origin, pixels, columns)
+        counts = []
+        for pixel in range(pixels):
+            reach = [pixel * g.strides[2] + kx * g.dilations[2] for kx in range(g.kernel[2])]
+            counts.append(str(sum(columns is None or j in columns for j in reach)))
+        self.finish(w, lanes, lines, counts)
+
+    def line_of_taps(self, w: Writer, ky: str, origin: str, pixels: int, columns: frozenset[int] | None) -> None:
+        p, g, fn = self.p, self.g, self.fn
+        users = self.users(pixels, columns)
+        if not users:
+            return
+        w.line(f"const {self.c} *q = line + {self.tap_place(ky, origin)};")
+        if self.b is not None:
+            plane = f"(kz * {g.kernel[1]} + {ky})" if g.kernel[0] > 1 else ky
+            width = self.vectors * p.lanes
+            w.line(f"const {self.c} *f = b + {plane} * {g.kernel[2] * width};")
+            for kx in sorted({kx for group in users.values() for _, kx in group}):
+                for v in range(self.vectors):
+                    offset = kx * width + v * p.lanes
+                    w.line(f"const {vector_type(p.dtype)} w{kx}_{v} = gf_load_{self.name}(f + {offset});")
+        for j, group in users.items():
+            for v in range(self.vectors):
+                steps = [p.fold.step(f"c{pixel}_{v}", "s", f"w{kx}_{v}", p.dtype) for pixel, kx in group]
+                source = f"q + {times(j, g.x_space[2], fn.params)}"
+                w.line(f"{{ const {vector_type(p.dtype)} s = {self.load(source, v)}; {' '.join(steps)} }}")
+
+    def users(self, pixels: int, columns: frozenset[int] | None) -> dict[int, list[tuple[int, int]]]:
+        """Input column (distance from the tile's first) -> the (pixel, tap) pairs that use it."""
+        g = self.g
+        found: dict[int, list[tuple[int, int]]] = {}
+        for pixel in range(pixels):
+            for kx in range(g.kernel[2]):
+                j = pixel * g.strides[2] + kx * g.dilations[2]
+                if columns is None or j in columns:
+                    found.setdefault(j, []).append((pixel, kx))
+        return dict(sorted(found.items()))
+
+    def pixel(self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None) -> None:
+        """One output pixel from ox on, taps as loops over those that exist."""
+        p, g, fn = self.p, self.g, self.fn
+        w.line(f"const int64_t column = ox * {g.strides[2]} - {fn.dim(g.before[2])};")
+        first, last = taps_in_range(fn, w, g, 2, "column")
+        self.start(w, 1)
+        with self.over_planes(w), w.loop("ky", *(lines or ("0", str(g.kernel[1])))), w.loop("kx", first, last):
+            place = self.tap_place("ky", f"(column + kx * {g.dilations[2]})")
+            w.line(f"const {self.c} *q = line + {place};")
+            if self.b is not None:
+                plane = f"(kz * {g.kernel[1]} + ky)" if g.kernel[0] > 1 else "ky"
+                w.line(f"const {self.c} *f = b + ({plane} * {g.kernel[2]} + kx) * {self.vectors * p.lanes};")
+            for v in range(self.vectors):
+                weight = f"gf_load_{self.name}(f + {v * p.lanes})"
+                w.line(p.fold.step(f"c0_{v}", self.load("q", v), weight, p.dtype))
+        self.finish(w, lanes, lines, [f"({last} - {first})"])
+
+    def tap_place(self, ky: str, column: str) -> str:
+        """C text of the distance of a tap in plane kz from the line pointer."""
+        g = self.g
+        plane: Dim = mul(g.dilations[0], g.x_space[0]) if g.kernel[0] > 1 else 0
+        terms: list[tuple[str, Dim]] = [("kz", plane), (ky, mul(g.dilations[1], g.x_space[1])), (column, g.x_space[2])]
+        return affine(terms, self.fn.params)
+
+    def over_planes(self, w: Writer) -> AbstractContextManager[None]:
+        """The loop over the window's planes, where there are several."""
+        if self.g.kernel[0] > 1:
+            return w.loop("kz", *self.planes)
+        return w.block(f"if ({self.planes[0]} < {self.planes[1]})") if self.planes != ("0", "1") else w.block()
+
+    def start(self, w: Writer, pixels: int) -> None:
+        for pixel in range(pixels):
+            names = ", ".join(f"c{pixel}_{v} = {self.p.fold.start(self.p.dtype)}" for v in range(self.vectors))
+            w.line(f"{vector_type(self.p.dtype)} {names};")
+
+    def load(self, pointer: str, v: int) -> str:
+        p, g = self.p, self.g
+        place = pointer if v == 0 else f"{pointer} + {times(v * p.lanes, g.x_channel, self.fn.params)}"
+        part = f", {self.tail}" if self.tail and v == self.vectors - 1 else ""
+        kind = "_part" if part else ""
+        if g.x_channel == 1:
+            return f"gf_load{kind}_{self.name}({place}{part})"
+        return f"gf_loads{kind}_{self.name}({place}, {self.fn.dim(g.x_channel, 's')}{part})"
+
+    def finish(self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None, counts: Sequence[str]) -> None:
+        p, g = self.p, self.g
+        for pixel, count in enumerate(counts):
+            factors = [str(g.kernel[1]) if lines is None else f"({lines[1]} - {lines[0]})", count]
+            if g.kernel[0] > 1 or self.planes != ("0", "1"):
+                factors.append(f"({self.planes[1]} - {self.planes[0]})")
+            for v in range(self.vectors):
+                name = f"c{pixel}_{v}"
+                value = p.fold.finish(w, name, " * ".join(factors), p.dtype)
+                if value != name:
+                    w.line(f"{name} = {value};")
+        axis = g.axes[2]
+        assert axis is not None
+        finish_tile(p.site, w, lanes, Tile(len(counts), self.vectors), lambda m: {p.site.index[axis]: f"(ox + {m})"})
