@@ -15,13 +15,21 @@ from graphfuse.plan.view import View
 class Access:
     """An element address: constant + sum(strides[v] * v) + sum(stride * expression), in elements of the view.
 
-    `irregular` holds the parts that are not affine in loop variables.
+    `irregular` holds the parts that are not affine in loop variables. `lane_step`, where given, is the distance from
+    lane to lane of memory that is not addressed by the lane variable.
     """
 
     view: View
     constant: Dim
     strides: dict[Var, Dim]
     irregular: list[tuple[Expr, Dim]] = field(default_factory=list)
+    lane_step: Dim | None = None
+
+    def along(self, lane: Var | None) -> Dim:
+        """The distance in memory from one lane to the next."""
+        if self.lane_step is not None:
+            return self.lane_step
+        return 0 if lane is None else self.stride(lane)
 
     def stride(self, v: Var) -> Dim:
         return self.strides.get(v, 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,6 +126,7 @@ class _Assembler:
         self.weight_end = 0
         self.dims = symbols(self._all_dims())
         self.c_names = {s: f"{_identifier(s)}_{k}" for k, s in enumerate(self.dims)}
+        self.used: set[str] = set()  # symbols that occur in the function being written
 
     def run(self) -> Module:
         body = self._model_run()
@@ -156,7 +158,20 @@ class _Assembler:
             yield from (g.left, g.right)
 
     def _c(self, d: Dim) -> str:
+        self.used.update(symbols([d]))
         return c_text(d, self.c_names)
+
+    @contextmanager
+    def _function(self, w: Writer, head: str) -> Iterator[None]:
+        """A function body, with the symbols it uses declared ahead."""
+        self.used.clear()
+        with w.block(head):
+            w.line("(void)dims;")
+            declarations = w.section()
+            yield
+        for k, s in enumerate(self.dims):
+            if s in self.used:
+                declarations.line(f"const int64_t {self.c_names[s]} = dims[{k}];")
 
     # ------------------------------------------------------------------ functions
 
@@ -166,17 +181,15 @@ class _Assembler:
 
     def _arena_bytes(self) -> str:
         w = Writer()
-        with w.block("GF_API int64_t model_arena_bytes(const int64_t *dims, int threads)"):
-            self._declare_dims(w, [self.plan.arena.size, self._scratch()])
+        with self._function(w, "GF_API int64_t model_arena_bytes(const int64_t *dims, int threads)"):
             w.line("const int64_t per_thread = threads < 1 ? 1 : threads;")
             w.line(f"return {self._c(self.plan.arena.size)} + per_thread * {self._c(self._scratch())};")
         return w.text()
 
     def _output_shapes(self) -> str:
         w = Writer()
-        with w.block("GF_API void model_output_shapes(const int64_t *dims, int64_t *shapes)"):
+        with self._function(w, "GF_API void model_output_shapes(const int64_t *dims, int64_t *shapes)"):
             sizes = [d for t in self.plan.outputs for d in t.shape]
-            self._declare_dims(w, sizes)
             if not sizes:
                 w.line("(void)shapes;")
             for k, d in enumerate(sizes):
@@ -188,8 +201,7 @@ class _Assembler:
         w.line(
             "GF_API int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims,"
         )
-        with w.block("                     void *arena, gf_pool *pool)"):
-            self._declare_dims(w, [d for d in self._all_dims() if not isinstance(d, int)])
+        with self._function(w, "                     void *arena, gf_pool *pool)"):
             for name in ("weights", "in", "out", "arena", "pool"):
                 w.line(f"(void){name};")
             if self.embed_weights:
@@ -213,13 +225,6 @@ class _Assembler:
             w.line("  " + " ".join(f"0x{word:08x}u," for word in words[start : start + 8]))
         w.line("};")
         return w.text()
-
-    def _declare_dims(self, w: Writer, used: Sequence[Dim]) -> None:
-        w.line("(void)dims;")
-        needed = set(symbols(used))
-        for k, s in enumerate(self.dims):
-            if s in needed:
-                w.line(f"const int64_t {self.c_names[s]} = dims[{k}];")
 
     def _call(self, w: Writer, call: Call) -> None:
         name = self._kernel(call)

@@ -150,7 +150,7 @@ class Scope:
         if lane is not None and self._is_lanewise(e, acc):
             return self._emit_lanewise_load(e, acc)
         pointer = self.address(acc, e.tensor)
-        stride = 0 if lane is None else acc.stride(lane)
+        stride = acc.along(lane)
         text = self._load_text(name, pointer, stride)
         if e.guard is not None:
             fill = self.vector(e.fill) if e.fill is not None else f"gf_splat_{name}(0)"
@@ -215,7 +215,7 @@ class Scope:
             chain.append(scope)
             scope = scope.parent
         text = base
-        owner = {v: self._depth(v) for v in acc.strides}
+        owner = {v: self._depth(v) for v, s in acc.strides.items() if s != 0}
         homes = [(e, s, self._depth(e)) for e, s in acc.irregular]
         for scope in reversed(chain):
             terms = [self._term(self.index(v), s) for v, s in acc.strides.items() if s != 0 and owner[v] == scope.depth]
@@ -301,8 +301,7 @@ class Scope:
         name = suffix(view.dtype)
         base = self.context.params.pointer(view, view.dtype, "y", written=True)
         pointer = self._offset(acc, base, "")
-        lane = self.context.lane
-        stride = 0 if lane is None else acc.stride(lane)
+        stride = acc.along(self.context.lane)
         if stride == 0:
             self.writer.line(f"gf_store_part_{name}({pointer}, {value}, 1);")
         elif stride == 1 and not self.count:

@@ -39,13 +39,13 @@ class Elements:
         return self._aligned(t, list(space))
 
     def _aligned(self, t: Tensor, space: list[Var]) -> tuple[Expr, ...]:
-        if t.rank == len(self.space) and all(_is_unit(d) or d == s for d, s in zip(t.shape, self.space, strict=True)):
+        if t.rank == len(self.space) and all(is_unit(d) or d == s for d, s in zip(t.shape, self.space, strict=True)):
             return tuple(_zero_if_unit(d, v) for d, v in zip(t.shape, space, strict=True))
         # Axes may have been squeezed away: match the remaining ones from the left, by size.
         index: list[Expr] = []
         position = 0
         for d in t.shape:
-            if _is_unit(d):
+            if is_unit(d):
                 index.append(Const(0, I64))
                 continue
             while position < len(self.space) and not (self.space[position] == d and position not in self._folded(t)):
@@ -63,7 +63,7 @@ class Elements:
         if t.rank != len(self.space):
             return frozenset()
         return frozenset(
-            k for k, (d, s) in enumerate(zip(t.shape, self.space, strict=True)) if _is_unit(d) and not _is_unit(s)
+            k for k, (d, s) in enumerate(zip(t.shape, self.space, strict=True)) if is_unit(d) and not is_unit(s)
         )
 
     def forget(self) -> None:
@@ -135,9 +135,10 @@ def resolve_loads(e: Expr, function: Callable[[Load], Expr]) -> Expr:
     return substitute(e, replace)
 
 
-def _is_unit(d: Dim) -> bool:
+def is_unit(d: Dim) -> bool:
+    """Whether a size is known to be 1."""
     return isinstance(d, int) and d == 1
 
 
 def _zero_if_unit(d: Dim, e: Expr) -> Expr:
-    return Const(0, I64) if _is_unit(d) else e
+    return Const(0, I64) if is_unit(d) else e

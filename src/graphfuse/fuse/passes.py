@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from graphfuse.fuse.element import Elements
+from graphfuse.fuse.element import Elements, is_unit
 from graphfuse.fuse.regions import Region, reduced
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.ops.expr import Expr, Load, Result, cost
@@ -61,6 +61,8 @@ def schedule(region: Region) -> RowProgram:
     passes = [Pass() for _ in range(max(last, 0) + 1)]
     outputs = set(map(id, region.outputs))
     spills: list[Tensor] = []
+    # Over axes of size 1 there is no loop between the passes: every value is still at hand.
+    trips = any(not is_unit(region.space[k]) for k in axes)
     for number, current in enumerate(passes):
         for t in folds:
             if ready[t] - 1 == number:
@@ -73,14 +75,14 @@ def schedule(region: Region) -> RowProgram:
                 continue
             if id(t) in outputs:
                 kept.append((t, t, elements.at_canonical(t)))
-            elif axes and _worth_spilling(region, t, ready, number):
+            elif trips and _worth_spilling(region, t, ready, number):
                 row = Tensor(tuple(d if k in axes else 1 for k, d in enumerate(region.space)), t.dtype)
                 spills.append(row)
                 kept.append((t, row, elements.at_canonical(t)))
         current.stores = [(place, value) for _, place, value in kept]
         # From the next pass on, what this one stored is read back rather than computed again.
         for t, place, value in kept:
-            if number + 1 < len(passes) and cost(value) >= SPILL_COST:
+            if trips and number + 1 < len(passes) and cost(value) >= SPILL_COST:
                 results[t] = Load(place, elements.canonical(place))
         elements.forget()
     for t in region.tensors:

@@ -29,6 +29,8 @@ CHUNK = 4096
 BLOCK = 4
 # Independent accumulators of a fold along the lanes, to hide the latency of the addition.
 ACCUMULATORS = 4
+# The place of a register in its block: the part of a spill's address that follows the lanes.
+SLOT = Var("slot")
 
 
 @dataclass
@@ -61,6 +63,8 @@ class _Rows:
         self._join_axes()
         self.lane = self._choose_lane()
         self.along = self.lane is not None and self.lane.reduced
+        if self.lane is not None and not self.along:
+            self._widen_spills()
 
     # ------------------------------------------------------------------ analysis
 
@@ -82,6 +86,15 @@ class _Rows:
         self.views[t] = View(buffer, t.shape, strides)
         buffer.index = len(self.program.spills)
         return self.views[t]
+
+    def _widen_spills(self) -> None:
+        """Across the lanes, each lane has a spilled row of its own, those of one block side by side."""
+        width = BLOCK * self.target.lanes
+        places = [a for e, a in self.load_access.items() if e.tensor in self.program.spills]
+        places += [a for t, a in self.store_access.items() if t in self.program.spills]
+        for a in places:
+            a.strides = {v: mul(s, width) for v, s in a.strides.items()} | {SLOT: 1}
+            a.lane_step = 1
 
     def _axes(self) -> list[Axis]:
         space = variables(len(self.program.space))
@@ -116,7 +129,7 @@ class _Rows:
                     pinned |= set(variables_of(part))
         plain = [_without_loads(e) for e in self._expressions()]
         for e in plain:
-            pinned |= {v for v in variables_of(e)}
+            pinned |= set(variables_of(e))
         for p in self.program.passes:
             for f in p.folds:
                 if f.prim.kind.startswith("arg"):
@@ -161,7 +174,9 @@ class _Rows:
             self.head = w.section()
             self.params = Params(self.head)
             self.context = Context(self.params, self.views, self.lane.var if self.lane else None, self.load_access)
-            self.root = Scope(self.context, w.section())
+            # Axes of size 1, and those joined into the next one.
+            units = {v: "0" for v in variables(len(self.program.space)) if v not in {a.var for a in self.axes}}
+            self.root = Scope(self.context, w.section(), variables=units)
             self._declare_outputs()
             self._declare_spills()
             rows = self._row_loop(w)
@@ -196,12 +211,14 @@ class _Rows:
                 self.params.pointer(self.views[t], t.dtype, "y", written=True)
 
     def _declare_spills(self) -> None:
+        lanes = 1 if self.lane is None or self.along else BLOCK * self.target.lanes
         for t, view in zip(self.program.spills, self.spill_views, strict=True):
             name = self.head.fresh("row")
             offset = self.params.dim(self.scratch)
             self.head.line(f"{c_type(t.dtype)} *restrict {name} = (void *)(scratch + {offset});")
             self.params.alias(view, name)
-            self.scratch = add(self.scratch, mul(ceildiv(mul(product(t.shape), item_bytes(t.dtype)), 64), 64))
+            size = mul(product(t.shape), lanes * item_bytes(t.dtype))
+            self.scratch = add(self.scratch, mul(ceildiv(size, 64), 64))
 
     def _row_loop(self, w: Writer) -> Dim:
         """The loop over rows; returns their number. A row is one point of the outer axes, and one chunk of the lane."""
@@ -275,7 +292,7 @@ class _Rows:
         scopes = []
         for u in range(block):
             text = "j" if u == 0 else f"(j + {u} * GF_W)"
-            scopes.append(row.child({self.lane.var: text}, w.section(), count))
+            scopes.append(row.child({self.lane.var: text, SLOT: "0" if u == 0 else f"{u} * GF_W"}, w.section(), count))
         self._passes(w, *scopes)
 
     def _passes(self, w: Writer, *rows: Scope) -> None:
@@ -415,9 +432,11 @@ class _Accumulator:
         tie = ">" if self.fold.prim.last else "<"
         with w.block("for (int l = 1; l < GF_W; ++l)"):
             w.line(f"if ({places}[l] < 0) continue;")
-            nan_l, nan_b = f"{values}[l] != {values}[l]", f"{values}[{best}] != {values}[{best}]"
-            equal = f"({values}[l] == {values}[{best}] || ({nan_l} && {nan_b})) && {places}[l] {tie} {places}[{best}]"
-            better = f"!({nan_b}) && ({nan_l} || {values}[l] {sign} {values}[{best}])"
+            equal, better = f"{values}[l] == {values}[{best}]", f"{values}[l] {sign} {values}[{best}]"
+            if is_float(self.dtype):
+                nan_l, nan_b = f"{values}[l] != {values}[l]", f"{values}[{best}] != {values}[{best}]"
+                equal, better = f"({equal} || ({nan_l} && {nan_b}))", f"!({nan_b}) && ({nan_l} || {better})"
+            equal = f"{equal} && {places}[l] {tie} {places}[{best}]"
             w.line(f"if (({equal}) || ({better})) {best} = l;")
         return w.let("gf_i64", f"gf_splat_i64({places}[{best}])", "f")
 

@@ -219,6 +219,8 @@ class _Planner:
         self._call_rows("fill", fill, {fill: target}, t)
 
     def _call_rows(self, label: str, result: Tensor, views: dict[Tensor, View], t: Tensor) -> None:
+        if _is_empty(result):
+            return
         region = Region("rows", [result], result.shape, outputs=[result])
         code = self.rows(schedule(region), views, self.target)
         self._append(Call(code, f"{label} for {self.program.name(t)}", self._nodes([t]), None, "rows"))
@@ -235,6 +237,8 @@ class _Planner:
     # ------------------------------------------------------------------ regions
 
     def _plan_region(self, region: Region) -> None:
+        if all(_is_empty(t) for t in region.outputs):
+            return
         if region.kind == "contraction":
             call = self._plan_contraction(region)
         elif region.kind == "rows":
@@ -337,6 +341,11 @@ def borders(t: Tensor, view: View) -> list[View]:
             shape = tuple(size if k == axis else d for k, d in enumerate(t.shape))
             slabs.append(view.sliced(starts, steps, shape))
     return slabs
+
+
+def _is_empty(t: Tensor) -> bool:
+    """Whether a tensor has no elements, whatever the sizes are."""
+    return any(isinstance(d, int) and d == 0 for d in t.shape)
 
 
 def _count(shape: Sequence[Dim]) -> Dim:
