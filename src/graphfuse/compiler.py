@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -23,7 +23,7 @@ from graphfuse.artifact.manifest import Tensor as ManifestTensor
 from graphfuse.codegen.module import Module, assemble
 from graphfuse.errors import ArtifactError, InputError, VerificationError
 from graphfuse.fuse.program import lower_graph
-from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.fuse.regions import Fusion, Region, fuse
 from graphfuse.graph.text import model_text
 from graphfuse.importers.onnx import import_onnx
 from graphfuse.kernels import CONTRACTION_KERNELS, rows
@@ -37,7 +37,8 @@ from graphfuse.runtime.session import Session
 from graphfuse.target import Target
 from graphfuse.toolchain.build import build
 from graphfuse.toolchain.compiler import find_compiler
-from graphfuse.verify import Certificate, verify
+from graphfuse.verify import Certificate, first_wrong_region, generate_inputs, intermediate_values, verify
+from graphfuse.verify.probe import region_values
 
 Progress = Callable[[str], None]
 
@@ -131,8 +132,47 @@ def verify_library(job: Job, bundle: Bundle) -> Certificate | None:
             atol=job.options.atol,
         )
     if not certificate.passed and not job.options.keep_going:
-        raise VerificationError(certificate.verdict, where=str(job.path))
+        raise VerificationError(certificate.verdict, where=str(job.path), why=locate(job, certificate))
     return certificate
+
+
+def locate(job: Job, certificate: Certificate) -> str:
+    """Where a wrong result first arises, in words: a region of the compiled model, or the rewriting before it.
+
+    Needs the results of the stages up to "emit", and runs on the inputs that the certificate was made with.
+    """
+    inputs = _verified_inputs(job, certificate)
+    fusion: Fusion = job.results["fuse"]
+    ours = region_values(fusion, job.results["plan"], lambda planned: emit(job, planned), job.options, inputs)
+    rewritten = ir.to_proto(job.results["recognize"])
+    computed = {name for node in rewritten.graph.node for name in node.output}
+    regions = [(_title(fusion, r), [n for n in _value_names(r) if n in ours and n in computed]) for r in fusion.regions]
+    theirs = intermediate_values(rewritten, [name for _, names in regions for name in names], inputs)
+
+    def pick(values: Mapping[str, np.ndarray]) -> Callable[[Sequence[str]], Mapping[str, np.ndarray]]:
+        return lambda names: {name: values[name] for name in names}
+
+    wrong = first_wrong_region(regions, pick(ours), pick(theirs))
+    if wrong is None:
+        return "every region agrees with the rewritten model, so the fault lies in a rewrite rule"
+    return f"first wrong in region {wrong.region}: the value {wrong.reports[0].name!r}, {wrong.reports[0].reason}"
+
+
+def _verified_inputs(job: Job, certificate: Certificate) -> dict[str, np.ndarray]:
+    """The inputs that a certificate was made with: those given, and the others generated once more."""
+    positive = any("positive" in record.origin for record in certificate.inputs)
+    model = onnx.load(job.path, load_external_data=False)
+    manifest = _manifest(job, job.results["emit"])
+    return {**generate_inputs(manifest, model, certificate.dims, certificate.seed, positive), **job.inputs}
+
+
+def _title(fusion: Fusion, region: Region) -> str:
+    names = dict.fromkeys(fusion.program.name(t) for t in region.tensors)
+    return f"{region.name} ({', '.join(names)})"
+
+
+def _value_names(region: Region) -> list[str]:
+    return [t.value.name for t in region.outputs if t.value is not None and t.value.name]
 
 
 def bundle_artifact(job: Job, certificate: Certificate | None) -> Bundle:
