@@ -67,7 +67,7 @@ def form(model: ir.Model) -> list[tuple]:
 
 def apply(name: str, model: ir.Model, ledger: Ledger) -> None:
     """Run one rule file alone."""
-    stage = FILES[name].stage
+    stage = FILES[name].stages[0]
     run_stage(stage, model, ledger, frozenset(FILES) - {name})
 
 

@@ -83,6 +83,7 @@ def elements(value: ir.Value | None) -> list[shape_rules.SymDim] | None:
     if tensor is not None and tensor.dtype.is_integer() and len(tensor.shape) <= 1:
         return [int(x) for x in tensor.numpy().ravel()]
     text = value.metadata_props.get(SYM_DATA_KEY)
-    if text is None or value.shape is None or len(value.shape) > 1:
+    integer = value.dtype is not None and value.dtype.is_integer()
+    if text is None or not integer or value.shape is None or len(value.shape) > 1:
         return None
     return [e if isinstance(e, int) else ir.SymbolicDim(e) for e in json.loads(text)]

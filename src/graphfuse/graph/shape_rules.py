@@ -22,6 +22,7 @@ from onnx_shape_inference import (  # type: ignore[import-untyped]
 
 OPSET = 24
 SymDim = int | ir.SymbolicDim
+_LONGEST_SHAPE = 64
 _Rule = Callable[[ShapeInferenceContext, ir.Node], None]
 
 
@@ -214,11 +215,15 @@ def _flat(value: ir.Value) -> bool:
 
 @_replace("ConstantOfShape")
 def _constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
-    """A shape that is known symbolically is as good as a constant."""
+    """A shape that is known symbolically is as good as a constant; a short row of integers is a shape itself."""
     _fall_back(ctx, node)
-    dims = known(ctx, node, 0)
-    if dims is not None and node.outputs[0].shape is None:
-        ctx.set_shape(node.outputs[0], ir.Shape(dims))
+    dims, out, fill = known(ctx, node, 0), node.outputs[0], node.attributes.get("value")
+    if dims is not None and out.shape is None:
+        ctx.set_shape(out, ir.Shape(dims))
+    if dims is not None and len(dims) == 1 and isinstance(dims[0], int) and dims[0] <= _LONGEST_SHAPE:
+        tensor = fill.as_tensor() if fill is not None else None
+        if tensor is not None and tensor.dtype.is_integer():
+            ctx.set_symbolic_value(out, [int(tensor.numpy().item())] * dims[0])
     source = node.inputs[0]
     if dims is None and source is not None and source.shape is not None and isinstance(source.shape[0], int):
         ctx.set_shape(node.outputs[0], ir.Shape([ctx.new_symbolic_dim() for _ in range(source.shape[0])]))

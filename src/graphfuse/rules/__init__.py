@@ -19,6 +19,7 @@ from graphfuse.graph.origins import check_origins
 from graphfuse.ledger import Ledger
 from graphfuse.rules.engine import Pattern, run_rules
 from graphfuse.rules.rule import Rule
+from graphfuse.rules.values import drop_exact
 
 Stage = Literal["simplify", "recognize"]
 ErrorClass = Literal["exact", "reassociated", "folded"]
@@ -29,7 +30,7 @@ class RuleFile:
     """A rule as its file declares it."""
 
     name: str
-    stage: Stage
+    stages: tuple[Stage, ...]
     error_class: ErrorClass
     order: int
     rules: tuple[type[Rule], ...]
@@ -48,7 +49,7 @@ def rule_files() -> tuple[RuleFile, ...]:
         found.append(
             RuleFile(
                 name=info.name,
-                stage=module.STAGE,
+                stages=(module.STAGE,) if isinstance(module.STAGE, str) else module.STAGE,
                 error_class=module.ERROR_CLASS,
                 order=getattr(module, "ORDER", 50),
                 rules=tuple(getattr(module, "RULES", ())),
@@ -67,7 +68,7 @@ def _patterns(file: RuleFile) -> tuple[Pattern, ...]:
 
 def run_stage(stage: Stage, model: ir.Model, ledger: Ledger, disabled: frozenset[str] = frozenset()) -> None:
     """Run the rules of one stage on the model, in place, all but the disabled ones."""
-    files = [file for file in rule_files() if file.stage == stage and file.name not in disabled]
+    files = [file for file in rule_files() if stage in file.stages and file.name not in disabled]
     patterns = [pattern for file in files for pattern in _patterns(file)]
     passes = [functools.partial(file.apply, model, ledger) for file in files if file.apply is not None]
     run_rules(model, ledger, patterns, passes)
@@ -86,4 +87,5 @@ def simplify(model: ir.Model, ledger: Ledger, disabled: frozenset[str] = frozens
 def recognize(model: ir.Model, ledger: Ledger, disabled: frozenset[str] = frozenset()) -> ir.Model:
     """Replace spelled-out gelu, layer norm, softmax and the like by the one op they are; as `simplify` otherwise."""
     run_stage("recognize", model, ledger, disabled)
+    drop_exact(model)
     return model

@@ -11,7 +11,18 @@ from onnxscript.rewriter import MatchResult
 
 from graphfuse.graph.origins import label
 from graphfuse.rules.rule import no, yes
-from graphfuse.rules.values import Array, array, constant, exact, input_of, name_of, overflows, rank
+from graphfuse.rules.values import (
+    Array,
+    array,
+    constant,
+    exact,
+    input_of,
+    name_of,
+    overflows,
+    rank,
+    scaled,
+    scaling_overflows,
+)
 
 OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -39,26 +50,28 @@ class Contraction:
         """A constant that is broadcast against the output, as one float64 number for each output channel."""
         return per_channel(value, self.rank, self.axis, self.channels)
 
-    def scaled_weight(self, scale: Array) -> Array:
-        """The weights in float64 with each output channel multiplied by its number."""
-        weight, groups = exact(self.weight), self.node.attributes.get_int("group", 1)
+    def output_factor(self, scale: Array) -> Array:
+        """One number for each output channel in a shape that is broadcast against the weights."""
+        weight = self.weight.shape
+        assert weight is not None
         if self.node.op_type == "Conv":
-            return weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+            return scale.reshape(-1, *[1] * (len(weight) - 1))
         if self.node.op_type == "ConvTranspose":
-            spatial = weight.shape[2:]
-            grouped = weight.reshape(groups, -1, self.channels // groups, *spatial)
-            factors = scale.reshape(groups, 1, -1, *[1] * len(spatial))
-            return (grouped * factors).reshape(weight.shape)
-        return weight * scale
+            # Weights are C x M/g: each group of input channels has output channels of its own.
+            groups, inputs = self.node.attributes.get_int("group", 1), weight[0]
+            assert isinstance(inputs, int)
+            spread = np.repeat(scale.reshape(groups, -1), inputs // groups, axis=0)
+            return spread.reshape(*spread.shape, *[1] * (len(weight) - 2))
+        return scale
 
     def bias_or_zero(self) -> Array:
         """The bias in float64, zeros where there is none."""
         return np.zeros(self.channels) if self.bias is None else exact(self.bias)
 
-    def rebuild(self, op: Any, weight: Array, bias: Array | None, x: ir.Value | None = None) -> ir.Value:
-        """A copy of the node with other weights and bias (None: none), reading `x` instead of its own input."""
+    def rebuild(self, op: Any, factor: Array, bias: Array | None, x: ir.Value | None = None) -> ir.Value:
+        """A copy of the node, its weights times `factor`, with another bias (None: none), reading `x` if given."""
         source = self.node.inputs[0] if x is None else x
-        operands = [source, constant(op, weight, self.weight, name_of(self.weight, "folded"))]
+        operands = [source, scaled(op, self.weight, factor, name_of(self.weight, "folded"))]
         if bias is not None:
             name = f"{label(self.node)}.bias" if self.bias is None else name_of(self.bias, "folded")
             operands.append(constant(op, bias, self.weight, name))
@@ -117,8 +130,8 @@ def per_channel(value: ir.Value, out_rank: int, axis: int, channels: int) -> Arr
     return np.ascontiguousarray(np.broadcast_to(elements.reshape(-1), (channels,)))
 
 
-def fits(like: ir.Value, *arrays: Array) -> MatchResult:
+def fits(weight: ir.Value, factor: Array, bias: Array) -> MatchResult:
     """Refuses folded numbers that leave the range of the weights' element type."""
-    if any(overflows(elements, like) for elements in arrays):
-        return no(f"the folded weights of {like.name} leave the range of {like.dtype}", like)
+    if not np.isfinite(factor).all() or scaling_overflows(weight, factor) or overflows(bias, weight):
+        return no(f"the folded weights of {weight.name} leave the range of {weight.dtype}", weight)
     return yes()

@@ -9,7 +9,7 @@ from graphfuse.graph.infer import elements
 from graphfuse.ledger import Ledger
 from graphfuse.rules.engine import account_for
 
-STAGE = "simplify"
+STAGE = ("simplify", "recognize")
 ERROR_CLASS = "exact"
 ORDER = 90
 

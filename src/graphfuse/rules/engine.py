@@ -68,6 +68,8 @@ def run_rules(model: ir.Model, ledger: Ledger, patterns: Sequence[Pattern], pass
         raise InternalError("the rewrite rules do not come to rest", where=rewriter.last)
     for rule, node, reason, culprit in misses.found:
         ledger.miss(rule, node, reason, culprit)
+    # What was missed at a node that has become part of a larger op since is nobody's loss.
+    ledger.misses = [miss for miss in ledger.misses if miss.node not in rewriter.absorbed]
 
 
 class _Rewriter:
@@ -75,6 +77,7 @@ class _Rewriter:
         self.model, self.ledger, self.misses = model, ledger, misses
         self.inference = Inference(model)
         self.last = ""
+        self.absorbed: set[str] = set()
         self.taken = {value.name for graph in graphs(model.graph) for value in _values(graph)}
         self.node_names = {node.name for graph in graphs(model.graph) for node in graph}
 
@@ -161,6 +164,8 @@ class _Rewriter:
             carrier = same or (carriers[-1] if carriers else None)
             if stays and carrier is not None:
                 set_origins(carrier, (*origins(carrier), *origins(node)))
+                if rule.absorbs:
+                    self.absorbed.update(origins(node))
             elif carriers and not rule.keeps:
                 # A copy had to stay for the sake of an output's name; it stands for what it replaces.
                 set_origins(carriers[-1], (*origins(carriers[-1]), *origins(node)))

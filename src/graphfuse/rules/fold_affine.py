@@ -40,7 +40,7 @@ class FoldAffine(Rule):
             scale, shift = self.affine(values, product.channels)
         if not product.has_bias and shift.any():
             return no()  # a matrix product has nowhere to put it; the Add is its epilogue
-        return fits(product.weight, product.scaled_weight(scale), product.bias_or_zero() * scale + shift)
+        return fits(product.weight, scale, product.bias_or_zero() * scale + shift)
 
     def rewrite(self, op: Any, y: ir.Value, c: ir.Value | None = None, **_: Any) -> ir.Value:
         product = contraction(y.producer())
@@ -50,7 +50,7 @@ class FoldAffine(Rule):
         scale, shift = self.affine(values, product.channels)
         bias = product.bias_or_zero() * scale + shift
         plain = product.bias is None and not shift.any()
-        return product.rebuild(op, product.scaled_weight(scale), None if plain else bias)
+        return product.rebuild(op, product.output_factor(scale), None if plain else bias)
 
     def product(self, op: Any, x: Any) -> Any:
         """The pattern of the contraction, whatever its bias."""

@@ -59,16 +59,18 @@ class FoldIntoNext(Rule):
         values = per_channel(c, count, 1 if self.op_type == "Conv" else count - 1, _input_channels(product))
         assert not isinstance(values, MatchResult)
         scale, shift = self.affine(values, len(values))
-        weight, bias = _folded(product, scale, shift)
+        factor, bias = _folded(product, scale, shift)
         if product.has_bias or not shift.any():
-            return product.rebuild(op, weight, bias if product.bias is not None or shift.any() else None, x)
+            return product.rebuild(op, factor, bias if product.bias is not None or shift.any() else None, x)
         added = constant(op, bias, product.weight, f"{label(product.node)}.bias")
-        result: ir.Value = op.Add(product.rebuild(op, weight, None, x), added)
+        result: ir.Value = op.Add(product.rebuild(op, factor, None, x), added)
         return result
 
 
 def _input_channels(product: Contraction) -> int:
-    shape = exact(product.weight).shape
+    tensor = product.weight.const_value
+    assert tensor is not None
+    shape = tensor.shape.numpy()
     return shape[1] * product.node.attributes.get_int("group", 1) if product.node.op_type == "Conv" else shape[-2]
 
 
@@ -78,16 +80,19 @@ def _pads(node: ir.Node) -> bool:
 
 
 def _folded(product: Contraction, scale: Array, shift: Array) -> tuple[Array, Array]:
-    """Weights and bias of the contraction of x, equal to the contraction of x * scale + shift."""
-    weight = exact(product.weight)
+    """The factor of the weights and the bias that make the contraction of x that of x * scale + shift."""
     if product.node.op_type != "Conv":
-        return weight * scale[:, None], product.bias_or_zero() + shift @ weight
-    groups = product.node.attributes.get_int("group", 1)
-    spatial = [1] * (weight.ndim - 2)
+        added = shift @ exact(product.weight) if shift.any() else np.zeros(product.channels)
+        return scale[:, None], product.bias_or_zero() + added
+    groups, shape = product.node.attributes.get_int("group", 1), product.weight.shape
+    assert shape is not None
+    spatial = [1] * (len(shape) - 2)
     repeats = product.channels // groups
-    scales = np.repeat(scale.reshape(groups, -1), repeats, axis=0).reshape(*weight.shape[:2], *spatial)
-    shifts = np.repeat(shift.reshape(groups, -1), repeats, axis=0).reshape(*weight.shape[:2], *spatial)
-    return weight * scales, product.bias_or_zero() + (weight * shifts).reshape(product.channels, -1).sum(axis=1)
+    factor = np.repeat(scale.reshape(groups, -1), repeats, axis=0).reshape(product.channels, -1, *spatial)
+    if not shift.any():
+        return factor, product.bias_or_zero()
+    shifts = np.repeat(shift.reshape(groups, -1), repeats, axis=0).reshape(product.channels, -1, *spatial)
+    return factor, product.bias_or_zero() + (exact(product.weight) * shifts).reshape(product.channels, -1).sum(axis=1)
 
 
 # contraction(x * c, w, b) -> contraction(x, w * c, b)

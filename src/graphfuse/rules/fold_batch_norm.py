@@ -56,7 +56,7 @@ class FoldBatchNorm(Rule):
             return affine
         if len(affine[0]) != product.channels:
             return no(f"{label(norm)} has {len(affine[0])} channels, {label(product.node)} {product.channels}", norm)
-        return fits(product.weight, product.scaled_weight(affine[0]), product.bias_or_zero() * affine[0] + affine[1])
+        return fits(product.weight, affine[0], product.bias_or_zero() * affine[0] + affine[1])
 
     def rewrite(self, op: Any, y: ir.Value, out: ir.Value, **_: Any) -> ir.Value:
         product, norm = contraction(y.producer()), out.producer()
@@ -66,9 +66,9 @@ class FoldBatchNorm(Rule):
         assert isinstance(affine, tuple)
         scale, shift = affine
         if product.has_bias:
-            return product.rebuild(op, product.scaled_weight(scale), product.bias_or_zero() * scale + shift)
+            return product.rebuild(op, product.output_factor(scale), product.bias_or_zero() * scale + shift)
         bias = constant(op, shift, product.weight, f"{label(norm)}.shift")
-        added: ir.Value = op.Add(product.rebuild(op, product.scaled_weight(scale), None), bias)
+        added: ir.Value = op.Add(product.rebuild(op, product.output_factor(scale), None), bias)
         return added
 
 

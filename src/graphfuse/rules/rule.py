@@ -1,6 +1,6 @@
 """What a rule file is made of: `Rule`, a pattern read as its formula, a check that gives reasons, and a rewrite.
 
-A rule file declares STAGE ("simplify" or "recognize"), ERROR_CLASS ("exact", "reassociated" or "folded"), optionally
+A rule file declares STAGE ("simplify", "recognize" or both), ERROR_CLASS ("exact", "reassociated" or "folded"), optionally
 ORDER (smaller runs first, 50 when absent), and RULES, the classes, or `apply(model, ledger) -> bool` for what no
 pattern can say; HITS and NEAR_MISSES are its tests. The file's name is the rule's name.
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,9 +41,22 @@ def is_scalar(value: ir.Value | None, expected: float, tolerance: float = 1e-6) 
 def exact(value: ir.Value) -> Array:
     """A constant's elements in float64, as they were before they were last rounded."""
     kept = value.meta.get(_EXACT_KEY)
+    if isinstance(kept, _Scaled):
+        return kept.elements()
     elements = kept if kept is not None else array(value)
     assert elements is not None
     return np.asarray(elements, dtype=np.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scaled:
+    """Weights times factors that are broadcast against them: exact without a second copy of the weights."""
+
+    base: Array
+    factor: Array
+
+    def elements(self) -> Array:
+        return self.base * self.factor
 
 
 def constant(op: Any, elements: Array, like: ir.Value, name: str) -> ir.Value:
@@ -55,11 +69,37 @@ def constant(op: Any, elements: Array, like: ir.Value, name: str) -> ir.Value:
     return value
 
 
+def scaled(op: Any, value: ir.Value, factor: Array, name: str) -> ir.Value:
+    """A new constant, the elements of `value` times a float64 factor, rounded once however often it is scaled."""
+    kept = value.meta.get(_EXACT_KEY)
+    if isinstance(kept, _Scaled):
+        kept = _Scaled(kept.base, kept.factor * factor)
+    else:
+        elements = kept if kept is not None else array(value)
+        assert elements is not None
+        kept = _Scaled(elements, factor)
+    assert value.dtype is not None
+    tensor = ir.tensor(kept.elements().astype(value.dtype.numpy()), dtype=value.dtype, name=name)
+    result: ir.Value = op.initializer(tensor, name=name)
+    result.meta[_EXACT_KEY] = kept
+    return result
+
+
 def overflows(elements: Array, like: ir.Value) -> bool:
     """Whether these float64 numbers leave the range of the element type of `like`."""
     assert like.dtype is not None
     with np.errstate(over="ignore", invalid="ignore"):
         return not bool(np.isfinite(elements.astype(like.dtype.numpy()).astype(np.float64)).all())
+
+
+def scaling_overflows(value: ir.Value, factor: Array) -> bool:
+    """Whether a constant times a factor leaves the range of its element type, by the largest of each."""
+    elements = array(value)
+    assert elements is not None
+    if elements.size == 0:
+        return False
+    largest = np.abs(elements, dtype=elements.dtype).max() if elements.dtype.kind == "f" else np.abs(exact(value)).max()
+    return overflows(np.asarray(np.float64(largest) * np.abs(factor).max()), value)
 
 
 def ints(op: Any, elements: Sequence[int], name: str) -> ir.Value:
