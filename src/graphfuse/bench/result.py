@@ -1,0 +1,95 @@
+"""What a comparison found, as data, text and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphfuse.errors import one_line
+
+OURS = "graphfuse"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One runtime on one number of threads. best, median: milliseconds of one call, over `calls` calls.
+
+    ratio_best, ratio_median: its time divided by graphfuse's, above 1 where graphfuse is faster (1 for graphfuse
+    itself); difference: largest relative difference of its outputs from graphfuse's, as in a certificate.
+    """
+
+    runtime: str
+    version: str
+    threads: int
+    best: float
+    median: float
+    calls: int
+    ratio_best: float = 1.0
+    ratio_median: float = 1.0
+    difference: float = 0.0
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """All timings of one model on one machine; inputs: dtype and shape by name."""
+
+    model: str
+    inputs: dict[str, str]
+    machine: str
+    target: str
+    seconds: float
+    timings: tuple[Timing, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines; times in milliseconds."""
+        return dataclasses.asdict(self)
+
+
+def timing(
+    runtime: str, version: str, threads: int, times: Sequence[float], ours: Sequence[float], difference: float
+) -> Timing:
+    """The timing of a runtime from the seconds of its calls, and of graphfuse's."""
+    best, median = 1e3 * min(times), 1e3 * statistics.median(times)
+    ratios = best / (1e3 * min(ours)), median / (1e3 * statistics.median(ours))
+    return Timing(runtime, version, threads, round(best, 6), round(median, 6), len(times), *ratios, difference)
+
+
+def render(result: BenchResult) -> RenderableType:
+    """A table, one block for each number of threads."""
+    inputs = ", ".join(f"{one_line(name)} {what}" for name, what in result.inputs.items())
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    table.add_column("  threads", justify="right")
+    table.add_column("runtime")
+    for title in ("best ms", "median ms", "best", "median"):
+        table.add_column(title, justify="right")
+    last = 0
+    for row in result.timings:
+        threads = "" if row.threads == last else str(row.threads)
+        last = row.threads
+        ours = row.runtime == OURS
+        ratios = ("", "") if ours else (_ratio(row.ratio_best), _ratio(row.ratio_median))
+        name = Text(f"{row.runtime} {row.version}", "bold" if ours else "")
+        table.add_row(threads, name, _milliseconds(row.best), _milliseconds(row.median), *ratios)
+    calls = sum(row.calls for row in result.timings)
+    told = f"  ratio: the peer's time over graphfuse's, above 1 graphfuse is faster; {calls} calls in turns"
+    return Group(
+        Text(one_line(result.model), "bold").append(f"  {inputs}", "not bold"),
+        Text(f"  {one_line(result.machine)}, {result.target}", "dim"),
+        table,
+        Text(told, "dim"),
+    )
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value:.4f}" if value < 0.1 else f"{value:.3f}" if value < 10 else f"{value:.2f}"
+
+
+def _ratio(value: float) -> Text:
+    return Text(f"{value:.2f}×", "green" if value >= 1 else "yellow")

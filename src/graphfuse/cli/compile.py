@@ -1,0 +1,131 @@
+"""graphfuse compile: a model file -> an artifact folder."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from graphfuse.cli.console import say, show, show_json
+from graphfuse.cli.progress import StageProgress
+from graphfuse.cli.values import AsJson, Dims, Inputs, Threads, load_inputs, parse_dims
+from graphfuse.errors import InputError, VerificationError
+
+if TYPE_CHECKING:
+    from graphfuse.compiler import Job
+    from graphfuse.options import CompileOptions
+
+NAME = "compile"
+EXAMPLES = """Examples:
+
+graphfuse compile model.onnx
+
+graphfuse compile model.onnx -o build/model.gf --cpu haswell --threads 4
+
+graphfuse compile model.onnx --dim batch=8 --dim height=480
+
+graphfuse compile model.onnx --dump fuse --stop-after fuse
+"""
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model file.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The artifact folder; MODEL.gf here when left out.")
+    ] = None,
+    cpu: Annotated[str, typer.Option(help='The CPU to compile for: "native", a level, or a CPU by name.')] = "native",
+    cc: Annotated[str, typer.Option(help='The C compiler: "zig", or a gcc or clang by name or path.')] = "zig",
+    threads: Threads = None,
+    disable: Annotated[list[str], typer.Option(metavar="RULE", help="Leave out a rewrite rule; may be repeated.")] = [],  # noqa: B006 - typer copies it
+    numerics: Annotated[
+        str, typer.Option(help='"strict": only rewrites that are exact or change the order of sums.')
+    ] = "default",
+    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the library with onnxruntime.")] = True,
+    dims: Dims = [],  # noqa: B006
+    inputs: Inputs = [],  # noqa: B006
+    rtol: Annotated[
+        float | None, typer.Option(help="Relative tolerance of the comparison; by dtype when left out.")
+    ] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance; by the size of the output when left out.")
+    ] = None,
+    keep_going: Annotated[
+        bool, typer.Option("--keep-going", help="Write the artifact even if verification fails.")
+    ] = False,
+    embed_weights: Annotated[bool, typer.Option("--embed-weights", help="Weights as arrays in model.c.")] = False,
+    dump: Annotated[
+        list[str], typer.Option(metavar="STAGE", help="Write a stage's result as text to stdout; may be repeated.")
+    ] = [],  # noqa: B006
+    stop_after: Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a model into a fused native library, verified against onnxruntime."""
+    from graphfuse.compiler import STAGES, Job, run_stages
+    from graphfuse.options import CompileOptions
+
+    stages = [stage.name for stage in STAGES]
+    _check_choices("stage", [*dump, *([stop_after] if stop_after else [])], stages)
+    _check_rules(disable)
+    if dump and as_json:
+        raise InputError("--dump and --json both want stdout", remedy="give one of them")
+    options = CompileOptions(
+        cpu=cpu, cc=cc, threads=threads, disabled_rules=tuple(disable), numerics=numerics, verify=verify,
+        rtol=rtol, atol=atol, embed_weights=embed_weights, keep_going=keep_going,
+    )  # fmt: skip
+    writes = stop_after is None or stages.index(stop_after) >= stages.index("build")
+    place = output or Path(f"{model.stem}.gf") if writes else None
+    job = Job(model, options, place, load_inputs(inputs), parse_dims(dims))
+    with StageProgress(stages) as progress:
+        job.progress = progress
+        try:
+            run_stages(job, stop_after=stop_after, dump=_dumper(dump) if dump else None)
+        except VerificationError as error:
+            raise _located(error, job, options, progress) from None
+    if as_json:
+        show_json(summary(job))
+    elif dump:
+        say(f"{model.name}: {', '.join(dump)} written to stdout" if not writes else f"{model.name} -> {place}")
+    else:
+        from graphfuse.cli.summary import render
+
+        show(render(job))
+
+
+def summary(job: Job) -> dict[str, Any]:
+    """What came out of a compilation, for machines; what the stages that ran can tell."""
+    from graphfuse.cli.summary import to_dict
+
+    return to_dict(job)
+
+
+def _dumper(wanted: list[str]) -> Any:
+    def write(stage: str, text: str) -> None:
+        if stage in wanted:
+            sys.stdout.write(text)
+
+    return write
+
+
+def _located(error: VerificationError, job: Job, options: CompileOptions, progress: StageProgress) -> VerificationError:
+    """The error with the first wrong region named, where one can be found."""
+    from graphfuse.cli.locate import first_wrong_region
+
+    progress("verify looking for the first wrong region")
+    found = first_wrong_region(job.path, options, job.inputs, job.dims)
+    why = f"{error.why}; {found}" if error.why and found else found or error.why
+    return VerificationError(error.what, where=error.where, why=why, remedy=error.remedy)
+
+
+def _check_choices(what: str, given: list[str], known: list[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise InputError(f"there is no {what} {name!r}", remedy=f"choose one of {', '.join(known)}")
+
+
+def _check_rules(disable: list[str]) -> None:
+    if disable:
+        from graphfuse.rules import rule_files
+
+        _check_choices("rule", disable, sorted(file.name for file in rule_files()))

@@ -1,0 +1,67 @@
+"""graphfuse explain: what fused, what did not, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphfuse.cli.console import show, show_json
+from graphfuse.cli.values import AsJson
+from graphfuse.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from graphfuse.ledger import Ledger
+
+NAME = "explain"
+EXAMPLES = """Examples:
+
+graphfuse explain model.onnx
+
+graphfuse explain model.gf --all
+
+graphfuse explain model.onnx --json | jq .summary
+"""
+
+
+def command(
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="A model file, or an artifact folder.", show_default=False)
+    ],
+    full: Annotated[bool, typer.Option("--all", "-a", help="Tell every node, kernel and edge by itself.")] = False,
+    cpu: Annotated[str, typer.Option(help="The CPU that a model file is planned for.")] = "native",
+    as_json: AsJson = False,
+) -> None:
+    """Show what became of every node: what fused, what did not, and why."""
+    ledger = _of_artifact(model) if model.is_dir() else _of_model(model, cpu)
+    if as_json:
+        from graphfuse.explain import account_of
+
+        show_json({"model": str(model), **account_of(ledger).to_dict()})
+        return
+    from graphfuse.explain import render
+
+    show(render(ledger, model.name or str(model), full=full))
+
+
+def _of_artifact(folder: Path) -> Ledger:
+    from graphfuse.artifact import read_bundle
+    from graphfuse.ledger import Ledger
+
+    read_bundle(folder, runnable=False)
+    file = folder / "ledger.json"
+    try:
+        return Ledger.from_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ArtifactError(
+            "the ledger cannot be read", where=str(file), why=why, remedy="compile the model anew"
+        ) from error
+
+
+def _of_model(model: Path, cpu: str) -> Ledger:
+    from graphfuse.compiler import Job, run_stages
+    from graphfuse.options import CompileOptions
+
+    return run_stages(Job(model, CompileOptions(cpu=cpu)), stop_after="plan").ledger

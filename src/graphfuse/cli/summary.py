@@ -1,0 +1,120 @@
+"""What a compilation came to, as text and for machines."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from graphfuse.errors import one_line
+from graphfuse.explain.account import account_of
+from graphfuse.explain.names import amount, plural
+
+if TYPE_CHECKING:
+    from graphfuse.artifact.bundle import Bundle
+    from graphfuse.compiler import Job
+    from graphfuse.verify import Certificate, OutputReport
+
+
+def to_dict(job: Job) -> dict[str, Any]:
+    """Figures of a compilation, as far as it ran; times in seconds, sizes in bytes."""
+    account = account_of(job.ledger)
+    bundle: Bundle | None = job.results.get("bundle") or job.results.get("build")
+    certificate: Certificate | None = job.results.get("verify")
+    module = job.results.get("emit")
+    arena = None if module is None else module.arena
+    return {
+        "model": str(job.path),
+        "artifact": str(job.output) if "bundle" in job.results else None,
+        "target": job.target.key(),
+        "compiler": bundle.manifest.compiler if bundle else None,
+        "account": account.to_dict()["summary"],
+        "arena_bytes": int(arena) if arena is not None and arena.isdigit() else arena,
+        "weights_bytes": None if module is None else _weights(job),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in job.timings.items()},
+        "certificate": json.loads(certificate.to_json()) if certificate else None,
+    }
+
+
+def render(job: Job) -> RenderableType:
+    """The same in a few lines."""
+    figures = to_dict(job)
+    account = figures["account"]
+    title = Text(one_line(job.path.name), "bold")
+    if figures["artifact"]:
+        title.append(" → ", "dim").append(one_line(figures["artifact"]))
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_row("  graph", _graph(account))
+    if figures["arena_bytes"] is not None:
+        table.add_row("  memory", _memory(figures))
+    table.add_row(
+        "  target", f"{figures['target']}" + (f", {one_line(figures['compiler'])}" if figures["compiler"] else "")
+    )
+    table.add_row("  time", _time(figures["seconds"]))
+    certificate = job.results.get("verify")
+    parts: list[RenderableType] = [title, table]
+    if certificate is not None:
+        parts.append(certificate_text(certificate))
+    elif "bundle" in job.results:
+        parts.append(Text("  not verified", "yellow"))
+    return Group(*parts)
+
+
+def certificate_text(certificate: Certificate) -> RenderableType:
+    """The certificate: every output with its largest errors, then on what and by which rule they were compared."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for report in certificate.outputs:
+        table.add_row(*_report(report))
+    inputs = ", ".join(
+        f"{one_line(record.name)} {_shape(record.shape)} {record.origin}" for record in certificate.inputs
+    )
+    reference = f"onnxruntime {certificate.versions.get('onnxruntime', '')}"
+    return Group(table, Text(f"  against {reference} on {inputs}", "dim"))
+
+
+def _report(report: OutputReport) -> tuple[Text, Text, Text]:
+    verdict = Text("  verified", "green") if report.passed else Text("  differs", "bold red")
+    name = Text(one_line(report.name))
+    if not report.passed:
+        at = (
+            f" at {list(report.position)}: {report.ours:.6g} instead of {report.expected:.6g}"
+            if report.position
+            else ""
+        )
+        return verdict, name, Text(one_line(report.reason) + at)
+    if report.dtype.startswith(("float", "bfloat")):
+        at = f" at {list(report.position)}" if report.position else ""
+        return verdict, name, Text(f"largest error {report.max_abs:.2g}, relative {report.max_rel:.2g}{at}")
+    return verdict, name, Text("equal")
+
+
+def _graph(account: dict[str, int]) -> Text:
+    text = Text(f"{plural(account['nodes'], 'node')} → {plural(account['kernel_calls'], 'kernel call')}", "bold")
+    text.append(f" of {plural(account['different_kernels'], 'different kernel')}; ", "not bold")
+    counts = ", ".join(f"{account[fate]} {fate}" for fate in ("fused", "alone", "folded", "removed") if account[fate])
+    return text.append(counts, "not bold")
+
+
+def _memory(figures: dict[str, Any]) -> str:
+    arena = figures["arena_bytes"]
+    shown = amount(arena) if isinstance(arena, int) else "depends on the sizes given"
+    return f"weights {amount(figures['weights_bytes'])}; working memory {shown}"
+
+
+def _time(seconds: dict[str, float]) -> Text:
+    """The total, and the stages that took a good part of it."""
+    total = sum(seconds.values())
+    long = [(stage, spent) for stage, spent in seconds.items() if spent >= 0.05 * total]
+    text = Text(f"{total:.1f} s")
+    return text.append(": " + ", ".join(f"{stage} {spent:.1f}" for stage, spent in long), "dim")
+
+
+def _weights(job: Job) -> int:
+    return sum(int(array.nbytes) for array in job.results["emit"].weights)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) if shape else "scalar"

@@ -1,0 +1,71 @@
+"""graphfuse verify: an artifact against the model it was made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from graphfuse.cli.console import show, show_json
+from graphfuse.cli.values import AsJson, Dims, Inputs, Seed, Threads, load_inputs, parse_dims
+from graphfuse.errors import ModelFileError, VerificationError
+
+if TYPE_CHECKING:
+    from graphfuse.verify import Certificate
+
+NAME = "verify"
+EXAMPLES = """Examples:
+
+graphfuse verify model.gf --against model.onnx
+
+graphfuse verify model.gf --against model.onnx --input x=x.npy --seed 7
+
+graphfuse verify model.gf --against model.onnx --dim batch=5 --rtol 1e-5
+"""
+
+
+def command(
+    artifact: Annotated[Path, typer.Argument(metavar="MODEL.gf", help="The artifact folder.", show_default=False)],
+    against: Annotated[Path, typer.Option(metavar="MODEL.onnx", help="The model file it was made from.")],
+    inputs: Inputs = [],  # noqa: B006 - typer copies it
+    dims: Dims = [],  # noqa: B006
+    seed: Seed = 0,
+    rtol: Annotated[float | None, typer.Option(help="Relative tolerance; by dtype when left out.")] = None,
+    atol: Annotated[
+        float | None, typer.Option(help="Absolute tolerance; by the size of the output when left out.")
+    ] = None,
+    threads: Threads = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare an artifact with its model in onnxruntime: exit code 0 when they agree, 1 when they differ."""
+    given, sizes = load_inputs(inputs), parse_dims(dims)
+    if not against.is_file():
+        raise ModelFileError("no such file", where=str(against), remedy="give the model file after --against")
+    from graphfuse.compiler import load
+    from graphfuse.importers.checks import read_proto
+    from graphfuse.options import CompileOptions
+    from graphfuse.verify import verify
+
+    options = CompileOptions(rtol=rtol, atol=atol, threads=threads)
+    read_proto(against)
+    with load(artifact, threads=threads) as session:
+        certificate = verify(session, against, given, dims=sizes, seed=seed, rtol=rtol, atol=atol)
+    region = ""
+    if not certificate.passed:
+        from graphfuse.cli.locate import first_wrong_region
+
+        region = first_wrong_region(against, options, given, certificate.dims)
+    _tell(certificate, region, as_json)
+    if not certificate.passed:
+        raise VerificationError(certificate.verdict, where=str(artifact), why=region)
+
+
+def _tell(certificate: Certificate, region: str, as_json: bool) -> None:
+    if as_json:
+        show_json({**json.loads(certificate.to_json()), "first_wrong_region": region or None})
+        return
+    from graphfuse.cli.summary import certificate_text
+
+    show(certificate_text(certificate))
