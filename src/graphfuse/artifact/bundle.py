@@ -146,7 +146,7 @@ def _manifest_text(folder: Path) -> str:
     """The text of the manifest; empty when there is none, which then is no manifest."""
     try:
         return (folder / MANIFEST).read_text(encoding="utf-8")
-    except (FileNotFoundError, UnicodeDecodeError):
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
         return ""
     except OSError as error:
         why = error.strerror or str(error)
@@ -155,11 +155,13 @@ def _manifest_text(folder: Path) -> str:
 
 def _check_replaceable(final: Path) -> None:
     """Raises ArtifactError unless `final` is free: absent, an empty folder, or an artifact (a damaged one too)."""
-    with disk_errors(ArtifactError, final):
-        if not os.path.lexists(final):
-            return
-        ours = final.is_dir() and {path.name for path in final.iterdir()} <= {MANIFEST, *FILES}
-    if not ours and not (final.is_dir() and is_manifest(_manifest_text(final))):
+    try:
+        names = {path.name for path in final.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError:
+        names = {""}  # a file, or a folder that cannot be looked into
+    if not names <= {MANIFEST, *FILES} and not is_manifest(_manifest_text(final)):
         remedy = "name another folder, or remove it first"
         raise ArtifactError("exists and is no graphfuse artifact: it is not replaced", where=str(final), remedy=remedy)
 
