@@ -38,6 +38,9 @@ from graphfuse.ops.tensor import (
     variables,
 )
 
+# A kernel of more primitives than this gains nothing over two: its values no longer fit the registers.
+LARGEST = 128
+
 VIEWS = (Transpose, Reshape, Slice, Expand)
 PLACEMENTS = (Concat, Pad)
 
@@ -165,6 +168,8 @@ def _join_unit_reshape(fusion: Fusion, t: Tensor) -> None:
 def _may_join(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdict | None:
     """None when `t` may join the region of its argument `a`."""
     name = fusion.program.name
+    if len(region.tensors) >= LARGEST:
+        return Verdict("the region is full", f"{LARGEST} primitives")
     if region.kind == "opaque":
         return Verdict("the producer is a loop nest of its own", name(a))
     if isinstance(t.prim, (Contract, Opaque)):
@@ -260,6 +265,8 @@ def _merge_feeders(fusion: Fusion, region: Region, t: Tensor) -> None:
 
 def _may_merge(fusion: Fusion, region: Region, feeder: Region, t: Tensor) -> Verdict | None:
     name = fusion.program.name
+    if len(region.tensors) + len(feeder.tensors) > LARGEST:
+        return Verdict("the region is full", f"{LARGEST} primitives")
     if feeder.kind != "rows" or (region.kind == "contraction" and feeder.axes is not None):
         return Verdict("both regions have a contraction or reduction of their own", name(feeder.anchor))
     for x in feeder.tensors:
