@@ -1,4 +1,4 @@
-/* Partial loads and stores beside memory that must not be touched: `edges` ends with 0, or dies at the first offence. */
+/* Partial loads and stores beside memory that must not be touched: ends with 0, or dies at the first offence. */
 #include "gf_int.h"
 
 #include <stdio.h>

@@ -75,7 +75,7 @@ def builds() -> list[Build]:
 
 
 def compile_c(build: Build, source: Path, folder: Path, *flags: str) -> Path:
-    """The program (or, with -shared, library) of a C file; kept in `folder` under a name that covers all it is made of."""
+    """The program (or, with -shared, library) of a C file, kept in `folder` under a name made of all its sources."""
     key = hashlib.sha256(repr((build, flags)).encode())
     for file in sorted([*RUNTIME.glob("*.[ch]"), source]):
         key.update(file.read_bytes())

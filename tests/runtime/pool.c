@@ -35,7 +35,8 @@ static void visit(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int6
     }
 }
 
-static void check_visits(gf_pool *pool, int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain, int64_t work) {
+static void check_visits(gf_pool *pool, int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain,
+                         int64_t work) {
     static unsigned char seen[MAX_ROWS * MAX_COLS];
     static char scratch[64 * GF_MAX_THREADS];
     void *p[1] = {seen};
@@ -137,7 +138,8 @@ static void idle(int threads) {
     getrusage(RUSAGE_SELF, &before);
     usleep(200000);
     getrusage(RUSAGE_SELF, &after);
-    int64_t us = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * 1000000 + after.ru_utime.tv_usec - before.ru_utime.tv_usec;
+    int64_t us = (after.ru_utime.tv_sec - before.ru_utime.tv_sec) * 1000000;
+    us += after.ru_utime.tv_usec - before.ru_utime.tv_usec;
     printf("%lld us of 200000\n", (long long)us);
     if (us > 20000) fail("an idle pool spins");
     /* and it wakes from that sleep */

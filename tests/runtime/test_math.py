@@ -12,14 +12,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runtime.native import HERE, RUNTIME, Build, builds, compile_c
+
+from runtime.native import HERE, RUNTIME, Build, builds, compile_c, has_gcc, instruction_sets
 
 STEP = 1 if os.environ.get("GF_EXHAUSTIVE") == "1" else 1009
 EXACT = ("floor", "ceil", "trunc", "round", "sign", "abs")
 
 
 def stated_bounds() -> dict[str, float]:
-    """The table at the head of gf_math.h: function, ULP with and without fused multiply-add; the larger is the bound."""
+    """The table at the head of gf_math.h, ULP with and without fused multiply-add: the larger is the bound."""
     rows = re.findall(r"^ \* {3}(\w+) +(\d\.\d+) +(\d\.\d+)$", (RUNTIME / "gf_math.h").read_text(), re.MULTILINE)
     return {name: max(float(fused), float(apart)) for name, fused, apart in rows}
 
@@ -34,6 +35,15 @@ def test_error_is_within_the_stated_bound(build: Build, object_folder: Path) -> 
         name, ulp, at, wrong = line.split()
         assert float(ulp) <= bounds[name] + 5e-5, f"{name}({at}) is off by {ulp} ULP"
         assert wrong == "0", f"{name}: {wrong} wrong specials, one at {at}"
+
+
+@pytest.mark.sanitize
+@pytest.mark.skipif(not has_gcc(), reason="the sanitizers come with gcc")
+def test_no_undefined_behaviour(object_folder: Path) -> None:
+    flags = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+    program = compile_c(Build("gcc", instruction_sets()[0]), HERE / "ulp.c", object_folder, *flags)
+    done = subprocess.run([program, "100003"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_hot_functions_promise_two_ulp() -> None:

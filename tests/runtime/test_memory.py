@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from runtime.native import HERE, Build, builds, compile_c, has_gcc, instruction_sets
 
 

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from runtime.native import STRICT, builds
 
 from graphfuse.runtime.preamble import LANES, pool_source, preamble
+from runtime.native import STRICT, builds
 
 KERNEL = """
 GF_KERNEL void soften(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch);

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from runtime.native import HERE, Build, builds, compile_c, has_gcc, instruction_sets
 
 Array = np.ndarray
@@ -32,9 +33,7 @@ class Operations:
 
     def call(self, name: str, *args: Array | int) -> None:
         """Arrays by address, integers as int64."""
-        values = [
-            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int64(int(a)) for a in args
-        ]
+        values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int64(int(a)) for a in args]
         getattr(self._library, name)(*values)
 
     def unary(self, name: str, a: Array, dtype: type) -> Array:
@@ -63,7 +62,9 @@ def library(request: pytest.FixtureRequest, object_folder: Path) -> Operations:
     shared = ("-shared", "-fPIC")
     if request.param == SANITIZED:
         build = Build("gcc", instruction_sets()[0])
-        return Operations(compile_c(build, HERE / "vector_ops.c", object_folder, *shared, "-O1", "-fsanitize=undefined"))
+        return Operations(
+            compile_c(build, HERE / "vector_ops.c", object_folder, *shared, "-O1", "-fsanitize=undefined")
+        )
     return Operations(compile_c(request.param, HERE / "vector_ops.c", object_folder, *shared))
 
 
@@ -166,7 +167,13 @@ def test_integer_arithmetic(ops: Operations, dtype: str) -> None:
         for name, reference in INT_BINARY.items():
             np.testing.assert_array_equal(ops.binary(f"{name}_{dtype}", a, b, DTYPES[dtype]), reference(a, b), name)
         x = values(dtype)
-        unary = {"neg": np.negative, "abs": np.abs, "sign": np.sign, "not": np.invert, "relu": lambda v: np.maximum(v, 0)}
+        unary = {
+            "neg": np.negative,
+            "abs": np.abs,
+            "sign": np.sign,
+            "not": np.invert,
+            "relu": lambda v: np.maximum(v, 0),
+        }
         for name, reference in unary.items():
             np.testing.assert_array_equal(ops.unary(f"{name}_{dtype}", x, DTYPES[dtype]), reference(x), name)
 
@@ -326,8 +333,9 @@ def test_float64_functions_are_libm(ops: Operations) -> None:
     names = {
         "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "tanh": np.tanh, "sin": np.sin, "cos": np.cos, "tan": np.tan,
         "atan": np.arctan, "sinh": np.sinh, "cosh": np.cosh, "asinh": np.arcsinh,
-        "asin": np.arcsin, "acos": np.arccos, "atanh": np.arctanh, "log": np.log, "log1p": np.log1p, "acosh": np.arccosh,
-        "erf": np.vectorize(math.erf), "sigmoid": lambda v: 1 / (1 + np.exp(-v)), "softplus": lambda v: np.log1p(np.exp(v)),
+        "asin": np.arcsin, "acos": np.arccos, "atanh": np.arctanh, "log": np.log, "log1p": np.log1p,
+        "acosh": np.arccosh, "erf": np.vectorize(math.erf), "sigmoid": lambda v: 1 / (1 + np.exp(-v)),
+        "softplus": lambda v: np.log1p(np.exp(v)),
     }  # fmt: skip
     with np.errstate(all="ignore"):
         for name, reference in names.items():

@@ -79,7 +79,7 @@ GF_UNSIGNED(GF_UNSIGNED_ONLY)
 GF_INTS(GF_CASTS_FROM_INT)
 GF_CAST(f32, f32) GF_CAST(f32, f64) GF_CAST(f64, f32) GF_CAST(f64, f64)
 
-/* HI: the largest value of dtype A that B can hold. Where HI is not B's maximum, what lies above it becomes the maximum. */
+/* HI: the largest value of dtype A that B can hold. Where that is not B's maximum, what lies above becomes it. */
 #define GF_CAST_FLOAT_INT(A, CA, B, CB, LO, HI, MAX)                                             \
     GF_INLINE gf_##B gf_cast_##A##_##B(gf_##A v) {                                               \
         gf_##A c = gf_minb_##A(gf_splat_##A((CA)(HI)), gf_maxb_##A(gf_splat_##A((CA)(LO)), v));  \

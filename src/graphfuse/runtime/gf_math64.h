@@ -117,9 +117,9 @@ GF_INLINE gf_f32 gf_atan_f32(gf_f32 x) {
                                -0.090549530302347955, 0.075153778706654351, -0.060686768884260826, 0.04436678506888956,
                                -0.026745830009932959, 0.011910960415033837, -0.0033772083557224021,
                                0.00044919151928702597};
-    gf_f64 t = gf_cast_f32_f64(gf_abs_f32(x)), one = gf_k64(1.0);
-    gf_mask far = gf_gt_f64(t, one);
-    t = gf_select_f64(far, one / t, t);
+    gf_mask far = (gf_mask)(gf_abs_f32(x) > gf_k32(1.0f));
+    gf_f64 t = gf_cast_f32_f64(gf_abs_f32(x));
+    t = gf_select_f64(far, gf_k64(1.0) / t, t);
     gf_f64 z = t * t, p = gf_fma_f64(gf_poly_f64(z, c, 12) * z, t, t);
     p = gf_select_f64(far, gf_k64(1.5707963267948966) - p, p);
     return gf_copysign_f32(gf_cast_f64_f32(p), x);
@@ -134,16 +134,14 @@ GF_INLINE gf_f64 gf_asin_inside(gf_f64 t, gf_mask far) {
     return gf_fma_f64(gf_poly_f64(z, c, 8) * z, s, s);
 }
 GF_INLINE gf_f32 gf_asin_f32(gf_f32 x) {
-    gf_f64 t = gf_cast_f32_f64(gf_abs_f32(x));
-    gf_mask far = gf_gt_f64(t, gf_k64(0.5));
-    gf_f64 p = gf_asin_inside(t, far);
+    gf_mask far = (gf_mask)(gf_abs_f32(x) > gf_k32(0.5f));
+    gf_f64 p = gf_asin_inside(gf_cast_f32_f64(gf_abs_f32(x)), far);
     p = gf_select_f64(far, gf_k64(1.5707963267948966) - (p + p), p);
     return gf_copysign_f32(gf_cast_f64_f32(p), x);
 }
 GF_INLINE gf_f32 gf_acos_f32(gf_f32 x) {
-    gf_f64 v = gf_cast_f32_f64(x), t = gf_abs_f64(v);
-    gf_mask far = gf_gt_f64(t, gf_k64(0.5)), below = gf_lt_f64(v, gf_k64(0.0));
-    gf_f64 p = gf_asin_inside(t, far), twice = p + p;
+    gf_mask far = (gf_mask)(gf_abs_f32(x) > gf_k32(0.5f)), below = (gf_mask)(x < gf_k32(0.0f));
+    gf_f64 v = gf_cast_f32_f64(x), p = gf_asin_inside(gf_abs_f64(v), far), twice = p + p;
     gf_f64 outer = gf_select_f64(below, gf_k64(3.1415926535897931) - twice, twice);
     return gf_cast_f64_f32(gf_select_f64(far, outer, gf_k64(1.5707963267948966) - gf_copysign_f64(p, v)));
 }

@@ -1,10 +1,11 @@
 /* gf_pool.c - the thread pool.
  *
- * A job is cut into one part per thread. A fork offers each worker its part in the worker's own cache line, a join waits
- * for one counter. Workers spin for GF_SPIN_NS after their last part, then sleep, so an idle pool costs nothing. A caller
- * that is done takes over parts whose workers did not come, so a crowded machine or a sleeping worker costs little. No
- * lock and no allocation on the way of a hot fork. Two threads that use one pool at once: the second runs its job alone.
- * After fork() the child runs alone. GF_NO_THREADS leaves out every thread: gf_parallel then calls the kernel. */
+ * A job is cut into one part per thread. A fork offers each worker its part in the worker's own cache line, a join
+ * waits for one counter. Workers spin for GF_SPIN_NS after their last part, then sleep, so an idle pool costs nothing.
+ * A caller that is done takes over parts whose workers did not come, so a crowded machine or a sleeping worker costs
+ * little. No lock and no allocation on the way of a hot fork. Two threads that use one pool at once: the second runs
+ * its job alone. After fork() the child runs alone. GF_NO_THREADS leaves out every thread: gf_parallel then calls the
+ * kernel. */
 #include "gf_pool.h"
 
 #include <stddef.h>
@@ -177,7 +178,7 @@ static uint_fast64_t gf_await_part(gf_worker *w) {
         }
     } while (gf_wait_a_little(&since) < GF_SPIN_NS);
     pthread_mutex_lock(&w->lock);
-    /* Sequentially consistent, as is the caller's store of `slot` and load of `asleep`: one of the two sees the other. */
+    /* Sequentially consistent, as are the caller's store of `slot` and load of `asleep`: one sees the other. */
     atomic_store(&w->asleep, 1);
     uint_fast64_t word;
     while ((word = atomic_load(&w->slot)) & 1) pthread_cond_wait(&w->wake, &w->lock);

@@ -1,6 +1,6 @@
 /* gf_pool.h - fork and join over a fixed set of threads.
  *
- * A kernel computes rows [r0, r1) by column units [c0, c1) of its output; gf_parallel hands each thread one such part. */
+ * A kernel computes rows [r0, r1) by column units [c0, c1) of its output; gf_parallel hands each thread one part. */
 #ifndef GF_POOL_H
 #define GF_POOL_H
 

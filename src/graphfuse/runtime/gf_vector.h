@@ -1,9 +1,9 @@
 /* gf_vector.h - GF_W lanes of every dtype through the compiler's vector extensions.
  *
  * One source serves AVX-512 (GF_W 16), AVX2 (8), SSE2 and NEON (4). Every dtype has the same number of lanes, so a
- * gf_f64 fills two registers. A gf_mask has one int32 per lane, 0 or -1. Bool is uint8_t in memory, gf_mask in registers.
- * Loads and stores need no alignment. Integer arithmetic wraps. The instruction set's own builtins appear only behind a
- * named primitive, and each of them has a portable twin with the same result. */
+ * gf_f64 fills two registers. A gf_mask has one int32 per lane, 0 or -1. Bool is uint8_t in memory, gf_mask in
+ * registers. Loads and stores need no alignment. Integer arithmetic wraps. The instruction set's own builtins appear
+ * only behind a named primitive, and each of them has a portable twin with the same result. */
 #ifndef GF_VECTOR_H
 #define GF_VECTOR_H
 
@@ -249,7 +249,7 @@ GF_MAXB(f32, float, i32, u32)
 #endif
 GF_MAXB(f64, double, i64, u64)
 
-/* gf_max, gf_min: NaN where either is NaN (ONNX, numpy). gf_relu: max(x, 0) that keeps NaN, and -0 as -0. */
+/* gf_max, gf_min: NaN where either is NaN (ONNX, numpy). gf_relu: max(x, 0), NaN for NaN. Of two zeros either. */
 #if !defined(__SSE2__) && __has_builtin(__builtin_elementwise_maximum) && __has_builtin(__builtin_elementwise_minimum)
 /* NEON and wasm have this as one instruction */
 #define GF_FLOAT_MINMAX(T, C, S, U)                                                                             \
@@ -265,29 +265,34 @@ GF_MAXB(f64, double, i64, u64)
 GF_FLOATS(GF_FLOAT_MINMAX)
 
 /* ---- horizontal reductions: lane i meets lane i ^ h for h = GF_W/2 .. 1, so the order is fixed ---- */
+#if __has_builtin(__builtin_shufflevector)
+#define GF_SHUFFLE(v, S, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#else /* gcc before 12 */
+#define GF_SHUFFLE(v, S, ...) __builtin_shuffle(v, (gf_##S){__VA_ARGS__})
+#endif
 #if GF_W == 16
-#define GF_FOLD(f, v)                                                                                        \
-    v = f(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));           \
-    v = f(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));           \
-    v = f(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));           \
-    v = f(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
+#define GF_FOLD(f, v, S)                                                                \
+    v = f(v, GF_SHUFFLE(v, S, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));   \
+    v = f(v, GF_SHUFFLE(v, S, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));   \
+    v = f(v, GF_SHUFFLE(v, S, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));   \
+    v = f(v, GF_SHUFFLE(v, S, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14))
 #elif GF_W == 8
-#define GF_FOLD(f, v)                                                          \
-    v = f(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));           \
-    v = f(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));           \
-    v = f(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6))
+#define GF_FOLD(f, v, S)                                \
+    v = f(v, GF_SHUFFLE(v, S, 4, 5, 6, 7, 0, 1, 2, 3)); \
+    v = f(v, GF_SHUFFLE(v, S, 2, 3, 0, 1, 6, 7, 4, 5)); \
+    v = f(v, GF_SHUFFLE(v, S, 1, 0, 3, 2, 5, 4, 7, 6))
 #else
-#define GF_FOLD(f, v)                                          \
-    v = f(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));       \
-    v = f(v, __builtin_shufflevector(v, v, 1, 0, 3, 2))
+#define GF_FOLD(f, v, S)                    \
+    v = f(v, GF_SHUFFLE(v, S, 2, 3, 0, 1)); \
+    v = f(v, GF_SHUFFLE(v, S, 1, 0, 3, 2))
 #endif
 #define GF_HORIZONTAL(T, C, S, U)                                                   \
-    GF_INLINE C gf_hsum_##T(gf_##T v) { GF_FOLD(gf_add_##T, v); return v[0]; }      \
-    GF_INLINE C gf_hprod_##T(gf_##T v) { GF_FOLD(gf_mul_##T, v); return v[0]; }     \
-    GF_INLINE C gf_hmax_##T(gf_##T v) { GF_FOLD(gf_max_##T, v); return v[0]; }      \
-    GF_INLINE C gf_hmin_##T(gf_##T v) { GF_FOLD(gf_min_##T, v); return v[0]; }
+    GF_INLINE C gf_hsum_##T(gf_##T v) { GF_FOLD(gf_add_##T, v, S); return v[0]; }   \
+    GF_INLINE C gf_hprod_##T(gf_##T v) { GF_FOLD(gf_mul_##T, v, S); return v[0]; }  \
+    GF_INLINE C gf_hmax_##T(gf_##T v) { GF_FOLD(gf_max_##T, v, S); return v[0]; }   \
+    GF_INLINE C gf_hmin_##T(gf_##T v) { GF_FOLD(gf_min_##T, v, S); return v[0]; }
 GF_DTYPES(GF_HORIZONTAL)
-GF_INLINE int gf_any(gf_mask m) { GF_FOLD(gf_or_bool, m); return m[0] != 0; }
-GF_INLINE int gf_all(gf_mask m) { GF_FOLD(gf_and_bool, m); return m[0] != 0; }
+GF_INLINE int gf_any(gf_mask m) { GF_FOLD(gf_or_bool, m, i32); return m[0] != 0; }
+GF_INLINE int gf_all(gf_mask m) { GF_FOLD(gf_and_bool, m, i32); return m[0] != 0; }
 
 #endif
