@@ -1,0 +1,189 @@
+"""From a graph to running native code without the command line: several models in one library, memory under guard."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from graphfuse.artifact.manifest import Tensor as PortInfo
+from graphfuse.codegen.module import Module, assemble
+from graphfuse.fuse.program import lower_graph
+from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.importers.onnx import import_onnx
+from graphfuse.kernels import CONTRACTION_KERNELS, rows
+from graphfuse.plan.planner import Plan, plan
+from graphfuse.runtime.binder import bind_symbols
+from graphfuse.runtime.preamble import pool_source, preamble
+from graphfuse.target import Target, target_for
+from graphfuse.toolchain.compiler import find_compiler
+
+HEADER = '<ir_version: 10, opset_import: ["": 21]>\n'
+GUARD = 256  # bytes around every output and the arena that must not change
+STRICT = ("-Wall", "-Wextra", "-Werror")
+_FACE = re.compile(r"\bmodel_(run|arena_bytes|output_shapes)\b")
+
+
+@dataclass
+class Emitted:
+    """What the stages from fuse to emit made of one graph."""
+
+    fusion: Fusion
+    plan: Plan
+    module: Module
+    target: Target
+
+
+def parse(text: str) -> onnx.ModelProto:
+    """A model from the body of ONNX's text form: `g (float[2] x) => (float[2] y) { y = Relu(x) }`."""
+    return onnx.parser.parse_model(HEADER + text)
+
+
+def imported(model: onnx.ModelProto, folder: Path) -> ir.Model:
+    """The model as the import stage gives it."""
+    path = folder / "model.onnx"
+    onnx.save(model, path)
+    return import_onnx(path).model
+
+
+def fused(model: ir.Model) -> Fusion:
+    """The graph lowered and fused, with no rewrite before."""
+    return fuse(lower_graph(model.graph))
+
+
+def emitted(model: ir.Model | Fusion, cpu: str = "native") -> Emitted:
+    """The graph through fuse, plan and emit, with no rewrite before."""
+    target = target_for(cpu)
+    fusion = model if isinstance(model, Fusion) else fused(model)
+    planned = plan(fusion, CONTRACTION_KERNELS, rows.emit, target)
+    module = assemble(planned, (preamble(target.lanes, False), preamble(target.lanes, True)), pool_source())
+    return Emitted(fusion, planned, module, target)
+
+
+def joined(modules: Sequence[Module]) -> str:
+    """Several modules as one C file: model k's functions are model_run_k and so on; equal kernels are written once."""
+    kernels: dict[str, str] = {}
+    for module in modules:
+        kernels.update(module.kernels)
+    entries = [_FACE.sub(rf"model_\1_{k}", module.entry) for k, module in enumerate(modules)]
+    return "\n".join([modules[0].amalgamated_preamble, *kernels.values(), modules[0].pool, *entries])
+
+
+@cache
+def compiled(source: str, cpu: str, cc: str, flags: tuple[str, ...]) -> ctypes.CDLL:
+    """The library of a C file; kept in the temporary folder under its contents, so that test processes share it."""
+    target = target_for(cpu)
+    compiler = find_compiler(cc, target)
+    # However little there is to do, every call is shared among the threads.
+    arguments = [*compiler.compile_flags(target, flags), "-DGF_WORK_PER_THREAD=1", "-shared"]
+    folder = Path(tempfile.gettempdir()) / f"graphfuse-model-tests-{os.getuid()}"
+    folder.mkdir(exist_ok=True)
+    digest = hashlib.sha256("\0".join([source, *compiler.argv, compiler.version, *arguments]).encode()).hexdigest()[:24]
+    library = folder / f"{digest}.so"
+    if not library.exists():
+        unit = folder / f"{digest}.{os.getpid()}.c"
+        unit.write_text(source)
+        partial = unit.with_suffix(".part")
+        command = [*compiler.argv, *arguments, str(unit), "-o", str(partial), "-lm", "-lpthread"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{unit}\n{done.stderr[:4000]}"
+        partial.replace(library)
+        unit.unlink()
+    return ctypes.CDLL(str(library))
+
+
+def build(models: Sequence[Emitted], cc: str = "gcc", flags: Sequence[str] = ("-O1",)) -> list[Runner]:
+    """All models, for one target, in one library."""
+    cpu = models[0].target.cpu_name
+    library = compiled(joined([m.module for m in models]), cpu, cc, (*STRICT, *flags))
+    return [Runner(m.module, library, f"_{k}") for k, m in enumerate(models)]
+
+
+class GuardFailed(Exception):
+    """A run-time guard of the model refused the sizes."""
+
+
+class Runner:
+    """One compiled model. Memory is filled with what must not be used, and guarded by what must not change."""
+
+    def __init__(self, module: Module, library: ctypes.CDLL, suffix: str = "") -> None:
+        self.module = module
+        self._library = library
+        self._run = getattr(library, f"model_run{suffix}")
+        self._arena_bytes = getattr(library, f"model_arena_bytes{suffix}")
+        self._arena_bytes.restype = ctypes.c_int64
+        self._output_shapes = getattr(library, f"model_output_shapes{suffix}")
+        self._output_shapes.restype = None
+        library.gf_pool_create.restype = ctypes.c_void_p
+        self._weights = _aligned(b"".join(module.weight_chunks()))
+
+    def __call__(self, inputs: Mapping[str, np.ndarray], threads: int = 1) -> list[np.ndarray]:
+        """The outputs. Raises GuardFailed; an AssertionError when the code wrote where it must not."""
+        module = self.module
+        arrays = [np.ascontiguousarray(inputs[p.name]).reshape(inputs[p.name].shape) for p in module.inputs]
+        before = [a.copy() for a in arrays]
+        ports = [PortInfo(p.name, p.dtype, tuple(p.shape)) for p in module.inputs]
+        values = bind_symbols(ports, [a.shape for a in arrays], module.dims)
+        dims = (ctypes.c_int64 * max(1, len(module.dims)))(*(values[d] for d in module.dims))
+        outputs = [_Guarded(shape, p.dtype) for p, shape in zip(module.outputs, self._shapes(dims), strict=True)]
+        arena = _Guarded((self._arena_bytes(dims, threads),), "uint8")
+        pool = self._library.gf_pool_create(threads) if threads > 1 else None
+        status = self._run(
+            ctypes.c_void_p(self._weights.ctypes.data),
+            (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays)),
+            (ctypes.c_void_p * max(1, len(outputs)))(*(o.address for o in outputs)),
+            dims,
+            ctypes.c_void_p(arena.address),
+            ctypes.c_void_p(pool),
+        )
+        self._library.gf_pool_destroy(ctypes.c_void_p(pool))
+        if status:
+            raise GuardFailed(module.guards[status - 1])
+        arena.check("the arena")
+        for port, output in zip(module.outputs, outputs, strict=True):
+            output.check(f"output {port.name}")
+        for old, new in zip(before, arrays, strict=True):
+            assert old.tobytes() == new.tobytes(), "an input was changed"
+        return [o.array for o in outputs]
+
+    def _shapes(self, dims: ctypes.Array[ctypes.c_int64]) -> list[tuple[int, ...]]:
+        ranks = [len(p.shape) for p in self.module.outputs]
+        sizes = (ctypes.c_int64 * max(1, sum(ranks)))()
+        self._output_shapes(dims, sizes)
+        flat = iter(sizes)
+        return [tuple(next(flat) for _ in range(rank)) for rank in ranks]
+
+
+class _Guarded:
+    """An array of exactly the right size between two guards, on a 64-byte boundary, full of ones (NaN, -1, true)."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+        assert all(d >= 0 for d in shape), shape
+        item = np.dtype(dtype)
+        self._size = int(np.prod(shape, dtype=np.int64)) * item.itemsize
+        self._bytes = _aligned(b"\xff" * (self._size + 2 * GUARD))
+        self._bytes[:GUARD] = self._bytes[GUARD + self._size :] = 0xA5
+        self.array = self._bytes[GUARD : GUARD + self._size].view(item).reshape(shape)
+        self.address = self._bytes.ctypes.data + GUARD
+
+    def check(self, what: str) -> None:
+        assert (self._bytes[:GUARD] == 0xA5).all(), f"something was written before {what}"
+        assert (self._bytes[GUARD + self._size :] == 0xA5).all(), f"something was written behind {what}"
+
+
+def _aligned(data: bytes) -> np.ndarray:
+    raw = np.empty(len(data) + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    raw[start : start + len(data)] = np.frombuffer(data, np.uint8)
+    return raw[start : start + len(data)]
