@@ -61,30 +61,34 @@ def timing(
     return Timing(runtime, version, threads, round(best, 6), round(median, 6), len(times), *ratios, difference)
 
 
-def render(result: BenchResult) -> RenderableType:
-    """A table, one block for each number of threads."""
-    inputs = ", ".join(f"{one_line(name)} {what}" for name, what in result.inputs.items())
+def render(*results: BenchResult) -> RenderableType:
+    """A table for each result, with one block of rows for each number of threads."""
+    parts: list[RenderableType] = []
+    for result in results:
+        inputs = ", ".join(f"{one_line(name)} {what}" for name, what in result.inputs.items())
+        parts += [Text(one_line(result.model), "bold").append(f"  {inputs}", "not bold"), _table(result)]
+    machines = dict.fromkeys(result.machine for result in results)
+    calls = sum(row.calls for result in results for row in result.timings)
+    parts.append(Text(f"  on {', '.join(map(one_line, machines))}; {calls} calls in turns", "dim"))
+    parts.append(Text("  ratio: its time over graphfuse's, above 1 graphfuse is faster", "dim"))
+    return Group(*parts)
+
+
+def _table(result: BenchResult) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column("  threads", justify="right")
     table.add_column("runtime")
-    for title in ("best ms", "median ms", "best", "median"):
+    for title in ("best ms", "ratio", "median ms", "ratio"):
         table.add_column(title, justify="right")
     last = 0
     for row in result.timings:
         threads = "" if row.threads == last else str(row.threads)
         last = row.threads
         ours = row.runtime == OURS
-        ratios = ("", "") if ours else (_ratio(row.ratio_best), _ratio(row.ratio_median))
-        name = Text(f"{row.runtime} {row.version}", "bold" if ours else "")
-        table.add_row(threads, name, _milliseconds(row.best), _milliseconds(row.median), *ratios)
-    calls = sum(row.calls for row in result.timings)
-    told = f"  ratio: the peer's time over graphfuse's, above 1 graphfuse is faster; {calls} calls in turns"
-    return Group(
-        Text(one_line(result.model), "bold").append(f"  {inputs}", "not bold"),
-        Text(f"  {one_line(result.machine)}, {result.target}", "dim"),
-        table,
-        Text(told, "dim"),
-    )
+        ratios = (Text(), Text()) if ours else (_ratio(row.ratio_best), _ratio(row.ratio_median))
+        name = Text(one_line(f"{row.runtime} {row.version}"), "bold" if ours else "")
+        table.add_row(threads, name, _milliseconds(row.best), ratios[0], _milliseconds(row.median), ratios[1])
+    return table
 
 
 def _milliseconds(value: float) -> str:

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from graphfuse.cli.console import say, show, show_json
 from graphfuse.cli.progress import StageProgress
 from graphfuse.cli.values import AsJson, Dims, Inputs, Threads, load_inputs, parse_dims
-from graphfuse.errors import InputError, VerificationError
-
-if TYPE_CHECKING:
-    from graphfuse.compiler import Job
-    from graphfuse.options import CompileOptions
+from graphfuse.errors import InputError
 
 NAME = "compile"
 EXAMPLES = """Examples:
@@ -79,12 +75,11 @@ def command(
     job = Job(model, options, place, load_inputs(inputs), parse_dims(dims))
     with StageProgress(stages) as progress:
         job.progress = progress
-        try:
-            run_stages(job, stop_after=stop_after, dump=_dumper(dump) if dump else None)
-        except VerificationError as error:
-            raise _located(error, job, options, progress) from None
+        run_stages(job, stop_after=stop_after, dump=_dumper(dump) if dump else None)
     if as_json:
-        show_json(summary(job))
+        from graphfuse.cli.summary import to_dict
+
+        show_json(to_dict(job))
     elif dump:
         say(f"{model.name}: {', '.join(dump)} written to stdout" if not writes else f"{model.name} -> {place}")
     else:
@@ -93,29 +88,12 @@ def command(
         show(render(job))
 
 
-def summary(job: Job) -> dict[str, Any]:
-    """What came out of a compilation, for machines; what the stages that ran can tell."""
-    from graphfuse.cli.summary import to_dict
-
-    return to_dict(job)
-
-
 def _dumper(wanted: list[str]) -> Any:
     def write(stage: str, text: str) -> None:
         if stage in wanted:
             sys.stdout.write(text)
 
     return write
-
-
-def _located(error: VerificationError, job: Job, options: CompileOptions, progress: StageProgress) -> VerificationError:
-    """The error with the first wrong region named, where one can be found."""
-    from graphfuse.cli.locate import first_wrong_region
-
-    progress("verify looking for the first wrong region")
-    found = first_wrong_region(job.path, options, job.inputs, job.dims)
-    why = f"{error.why}; {found}" if error.why and found else found or error.why
-    return VerificationError(error.what, where=error.where, why=why, remedy=error.remedy)
 
 
 def _check_choices(what: str, given: list[str], known: list[str]) -> None:

@@ -104,8 +104,8 @@ def _render(job: Job, shares: dict[str, float], same: int, count: int, results: 
 
     certificate = job.results["verify"]
     return Group(
-        part("What it reads", Text("  handwritten digits, 32×32 pixels, that its training never saw"), table),
+        part("The model", Text("  reads handwritten digits, 32×32 pixels; these its training never saw"), table),
         part("What fused", render_fusion(job.ledger, "digits.onnx")),
-        part("Is it the same?", *([certificate_text(certificate)] if certificate else [])),
-        part("How fast", *(render_bench(result) for result in results)),
+        part("Does it still compute the same?", *([certificate_text(certificate)] if certificate else [])),
+        part("How fast", render_bench(*results)),
     )

@@ -24,16 +24,16 @@ def to_dict(job: Job) -> dict[str, Any]:
     account = account_of(job.ledger)
     bundle: Bundle | None = job.results.get("bundle") or job.results.get("build")
     certificate: Certificate | None = job.results.get("verify")
-    module = job.results.get("emit")
-    arena = None if module is None else module.arena
+    plan = job.results.get("plan")
+    arena = None if plan is None else plan.arena.size
     return {
         "model": str(job.path),
         "artifact": str(job.output) if "bundle" in job.results else None,
         "target": job.target.key(),
         "compiler": bundle.manifest.compiler if bundle else None,
         "account": account.to_dict()["summary"],
-        "arena_bytes": int(arena) if arena is not None and arena.isdigit() else arena,
-        "weights_bytes": None if module is None else _weights(job),
+        "arena_bytes": arena if arena is None or isinstance(arena, int) else str(arena),
+        "weights_bytes": _weights(job) if "emit" in job.results else None,
         "seconds": {stage: round(seconds, 3) for stage, seconds in job.timings.items()},
         "certificate": json.loads(certificate.to_json()) if certificate else None,
     }
@@ -48,7 +48,7 @@ def render(job: Job) -> RenderableType:
         title.append(" → ", "dim").append(one_line(figures["artifact"]))
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row("  graph", _graph(account))
-    if figures["arena_bytes"] is not None:
+    if figures["weights_bytes"] is not None:
         table.add_row("  memory", _memory(figures))
     table.add_row(
         "  target", f"{figures['target']}" + (f", {one_line(figures['compiler'])}" if figures["compiler"] else "")
@@ -86,6 +86,8 @@ def _report(report: OutputReport) -> tuple[Text, Text, Text]:
         )
         return verdict, name, Text(one_line(report.reason) + at)
     if report.dtype.startswith(("float", "bfloat")):
+        if report.max_abs == 0:
+            return verdict, name, Text("equal to the last bit")
         at = f" at {list(report.position)}" if report.position else ""
         return verdict, name, Text(f"largest error {report.max_abs:.2g}, relative {report.max_rel:.2g}{at}")
     return verdict, name, Text("equal")
@@ -93,23 +95,36 @@ def _report(report: OutputReport) -> tuple[Text, Text, Text]:
 
 def _graph(account: dict[str, int]) -> Text:
     text = Text(f"{plural(account['nodes'], 'node')} → {plural(account['kernel_calls'], 'kernel call')}", "bold")
-    text.append(f" of {plural(account['different_kernels'], 'different kernel')}; ", "not bold")
+    if account["different_kernels"] < account["kernel_calls"]:
+        text.append(f" of {plural(account['different_kernels'], 'different kernel')}", "not bold")
+    text.append("; ", "not bold")
     counts = ", ".join(f"{account[fate]} {fate}" for fate in ("fused", "alone", "folded", "removed") if account[fate])
     return text.append(counts, "not bold")
 
 
 def _memory(figures: dict[str, Any]) -> str:
-    arena = figures["arena_bytes"]
-    shown = amount(arena) if isinstance(arena, int) else "depends on the sizes given"
-    return f"weights {amount(figures['weights_bytes'])}; working memory {shown}"
+    return f"weights {amount(figures['weights_bytes'])}; working memory {_arena(figures)}"
+
+
+def _arena(figures: dict[str, Any]) -> str:
+    """Bytes where they are a number, or are for the sizes that were verified; else that they are not."""
+    from graphfuse.artifact.dims import evaluate
+
+    arena, certificate = figures["arena_bytes"], figures["certificate"]
+    if isinstance(arena, int):
+        return amount(arena)
+    if certificate is None:
+        return "depends on the sizes given"
+    sizes = ", ".join(f"{one_line(name)}={size}" for name, size in certificate["dims"].items())
+    return f"{amount(evaluate(arena, certificate['dims']))} at {sizes}"
 
 
 def _time(seconds: dict[str, float]) -> Text:
     """The total, and the stages that took a good part of it."""
     total = sum(seconds.values())
     long = [(stage, spent) for stage, spent in seconds.items() if spent >= 0.05 * total]
-    text = Text(f"{total:.1f} s")
-    return text.append(": " + ", ".join(f"{stage} {spent:.1f}" for stage, spent in long), "dim")
+    text = Text(f"{total:.2g} s")
+    return text.append(": " + ", ".join(f"{stage} {spent:.2g}" for stage, spent in long), "dim")
 
 
 def _weights(job: Job) -> int:

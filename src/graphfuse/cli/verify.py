@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graphfuse.cli.console import show, show_json
 from graphfuse.cli.values import AsJson, Dims, Inputs, Seed, Threads, load_inputs, parse_dims
-from graphfuse.errors import ModelFileError, VerificationError
+from graphfuse.errors import GraphfuseError, ModelFileError, VerificationError
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from graphfuse.options import CompileOptions
     from graphfuse.verify import Certificate
+
+    Array = np.ndarray[Any, Any]
 
 NAME = "verify"
 EXAMPLES = """Examples:
@@ -52,14 +59,20 @@ def command(
     read_proto(against)
     with load(artifact, threads=threads) as session:
         certificate = verify(session, against, given, dims=sizes, seed=seed, rtol=rtol, atol=atol)
-    region = ""
-    if not certificate.passed:
-        from graphfuse.cli.locate import first_wrong_region
-
-        region = first_wrong_region(against, options, given, certificate.dims)
+    region = "" if certificate.passed else _locate(certificate, against, options, given)
     _tell(certificate, region, as_json)
     if not certificate.passed:
         raise VerificationError(certificate.verdict, where=str(artifact), why=region)
+
+
+def _locate(certificate: Certificate, model: Path, options: CompileOptions, given: Mapping[str, Array]) -> str:
+    """Where the difference first arises when the model is compiled anew; empty when that cannot be told."""
+    from graphfuse.compiler import Job, locate, run_stages
+
+    job = Job(model, options, inputs=given, dims=certificate.dims)
+    with suppress(GraphfuseError):
+        return locate(run_stages(job, stop_after="emit"), certificate)
+    return ""
 
 
 def _tell(certificate: Certificate, region: str, as_json: bool) -> None:
