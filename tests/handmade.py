@@ -76,7 +76,7 @@ def rows_expected(x: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 def copy_module(lanes: int, dtype: str, bytes_each: int, shape: list[int | str]) -> Module:
     """y = x for any dtype and shape; dims are the symbols of the shape in order."""
-    dims = list(dict.fromkeys(dim for dim in shape if isinstance(dim, str) and re.fullmatch(r"\w+", dim)))
+    dims = list(dict.fromkeys(name for dim in shape for name in re.findall(r"[A-Za-z_]\w*", str(dim))))
     names = {name: f"dims[{k}]" for k, name in enumerate(dims)}
     sizes = [re.sub(r"[A-Za-z_]\w*", lambda found: names[found[0]], str(dim)) for dim in shape]
     stores = " ".join(f"shapes[{k}] = {size};" for k, size in enumerate(sizes))

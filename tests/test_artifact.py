@@ -300,7 +300,8 @@ def test_a_symbol_may_have_any_name() -> None:
     "text",
     [
         "", "1/2", "N/0", "N.real", "N[0]", "lambda: 0", "N if N else H", "print(N)", "floor(N, 2)", "floor(a=1)",
-        "'a'", "1.5", "True", "N & H", "N ** H", "N ** 99", "((N**16)**16)**16", "(" * 500 + ")" * 500, "-" * 3000 + "1",
+        "'a'",
+        "1.5", "True", "N & H", "N ** H", "N ** 99", "((N**16)**16)**16", "(" * 500 + ")" * 500, "-" * 3000 + "1",
     ],
 )  # fmt: skip
 def test_anything_else_is_no_dimension(text: str) -> None:
