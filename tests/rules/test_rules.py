@@ -7,10 +7,10 @@ import re
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime
 import pytest
 
-import onnx_ir as ir
 from graphfuse.graph.infer import infer_shapes
 from graphfuse.graph.origins import all_nodes, check_origins, set_origins
 from graphfuse.ledger import Ledger

@@ -58,7 +58,6 @@ class Inference:
         if rule is not None:
             rule(self._context, node)
 
-
     def refine(self, values: Iterable[ir.Value]) -> None:
         """Infer again what depends on these values, which are now better known, as far as anything changes."""
         waiting = list(dict.fromkeys(user for value in values for user, _ in value.uses()))

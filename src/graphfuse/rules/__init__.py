@@ -11,7 +11,7 @@ import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -46,10 +46,11 @@ def rule_files() -> tuple[RuleFile, ...]:
         module = importlib.import_module(f"{__name__}.{info.name}")
         if not hasattr(module, "STAGE"):
             continue
+        stages: Any = (module.STAGE,) if isinstance(module.STAGE, str) else module.STAGE
         found.append(
             RuleFile(
                 name=info.name,
-                stages=(module.STAGE,) if isinstance(module.STAGE, str) else module.STAGE,
+                stages=stages,
                 error_class=module.ERROR_CLASS,
                 order=getattr(module, "ORDER", 50),
                 rules=tuple(getattr(module, "RULES", ())),

@@ -44,7 +44,7 @@ def _multiply(product: Product, value: ir.Value, power: float, depth: int) -> No
     constant = scalar(value)
     if constant is not None:
         # A negative number has no real root; one under a root stays a factor of its own.
-        if constant > 0 or float(power).is_integer() and constant != 0:
+        if constant > 0 or (float(power).is_integer() and constant != 0):
             product.coefficient *= constant**power
             return
         product.powers[value] = product.powers.get(value, 0) + power

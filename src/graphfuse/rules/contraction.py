@@ -87,6 +87,8 @@ def contraction(node: ir.Node | None) -> Contraction | MatchResult:
     if weight is None or weight.dtype is None or not weight.dtype.is_floating_point():
         return no()
     elements = array(weight)
+    if elements is None and node.op_type == "MatMul":
+        return no()  # a product of two activations
     if elements is None:
         return no(f"the weights of {label(node)} are computed at run time", weight)
     if bias is not None and array(bias) is None:

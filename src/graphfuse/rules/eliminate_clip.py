@@ -43,7 +43,5 @@ def _beyond(bound: ir.Value | None, limit: float) -> bool:
 
 RULES = (EliminateClip,)
 
-HITS = (
-    "g (float[N, 3] x) => (float[N, 3] y) { a = Clip(x) y = Relu(a) }",
-)
+HITS = ("g (float[N, 3] x) => (float[N, 3] y) { a = Clip(x) y = Relu(a) }",)
 NEAR_MISSES = ()

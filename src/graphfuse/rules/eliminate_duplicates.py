@@ -16,9 +16,11 @@ ORDER = 80
 def apply(model: ir.Model, ledger: Ledger) -> bool:
     """Merge equal nodes; whether any were."""
     change = passes.CommonSubexpressionEliminationPass()
-    return account_for(
-        model, ledger, lambda: change(model), "removed", "eliminate_duplicates", lambda node: "another node computes the same"
-    )
+    return account_for(model, ledger, lambda: change(model), "eliminate_duplicates", _why)
+
+
+def _why(node: ir.Node) -> str:
+    return "another node computes the same"
 
 
 HITS = ("g (float[2, 3] x) => (float[2, 3] y) { a = Exp(x) b = Exp(x) y = Add(a, b) }",)

@@ -17,7 +17,7 @@ ORDER = 10
 
 # Pad(x, 0, 0, ...) -> x
 class EliminatePad(Rule):
-    """All amounts are zero; equal shapes alone would not do, an axis may be cropped on one side and padded on the other."""
+    """All amounts are zero; equal shapes alone would not do, one side may be cropped and the other padded."""
 
     keeps = ""
     fate = "removed"

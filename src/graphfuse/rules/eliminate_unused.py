@@ -16,7 +16,8 @@ ORDER = 90
 
 def apply(model: ir.Model, ledger: Ledger) -> bool:
     """Remove unused nodes and initializers; whether any node was removed."""
-    return account_for(model, ledger, lambda: passes.RemoveUnusedNodesPass()(model), "removed", "eliminate_unused", _why)
+    change = passes.RemoveUnusedNodesPass()
+    return account_for(model, ledger, lambda: change(model), "eliminate_unused", _why)
 
 
 def _why(node: ir.Node) -> str:

@@ -13,7 +13,7 @@ from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRule
 from graphfuse.errors import InternalError
 from graphfuse.graph.infer import Inference
 from graphfuse.graph.origins import label, origins, set_origins
-from graphfuse.ledger import Fate, Ledger
+from graphfuse.ledger import Ledger
 from graphfuse.rules.rule import ALL, Rule
 
 _MOST_SWEEPS = 100
@@ -47,7 +47,9 @@ def _name(thing: ir.Node | ir.Value) -> str:
     return label(thing) if isinstance(thing, ir.Node) else thing.name or ""
 
 
-def run_rules(model: ir.Model, ledger: Ledger, patterns: Sequence[Pattern], passes: Sequence[Callable[[], bool]]) -> None:
+def run_rules(
+    model: ir.Model, ledger: Ledger, patterns: Sequence[Pattern], passes: Sequence[Callable[[], bool]]
+) -> None:
     """Apply patterns and passes to the graph and its control-flow bodies until nothing changes.
 
     Near misses that remain at the end go to the ledger. Raises InternalError when the rules do not come to rest.
@@ -235,9 +237,9 @@ def _values(graph: ir.Graph) -> Iterable[ir.Value]:
 
 
 def account_for(
-    model: ir.Model, ledger: Ledger, change: Callable[[], object], fate: Fate, by: str, why: Callable[[ir.Node], str]
+    model: ir.Model, ledger: Ledger, change: Callable[[], object], by: str, why: Callable[[ir.Node], str]
 ) -> bool:
-    """Run a pass that only removes nodes and settle the origins of those that are gone; whether any are.
+    """Run a pass that only removes nodes and settle the origins of those that are gone as removed; whether any are.
 
     why: the reason for each node, asked before the pass runs.
     """
@@ -245,5 +247,5 @@ def account_for(
     change()
     gone = [(node, reason) for node, reason in before if node.graph is None]
     for node, reason in gone:
-        ledger.settle(origins(node), fate, by=by, reason=reason)
+        ledger.settle(origins(node), "removed", by=by, reason=reason)
     return bool(gone)

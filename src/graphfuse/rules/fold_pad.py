@@ -85,7 +85,8 @@ RULES = (FoldPad,)
 _W = "w = Constant<value = float[1, 1, 3, 3] {1., 2., 3., 4., 5., 6., 7., 8., 9.}>()"
 HITS = (
     f"""g (float[N, 1, H, W] x) => (float[N, 1, H2, W2] y) {{ {_W}
-        p = Constant<value = int64[8] {{0, 0, 1, 2, 0, 0, 3, 0}}>() a = Pad(x, p) y = Conv<strides = [2, 1]>(a, w) }}""",
+        p = Constant<value = int64[8] {{0, 0, 1, 2, 0, 0, 3, 0}}>() a = Pad(x, p)
+        y = Conv<strides = [2, 1]>(a, w) }}""",
     f"""g (float[2, 1, 5, 6] x) => (float[2, 1, 6, 6] y) {{ {_W}
         p = Constant<value = int64[2] {{1, 2}}>() z = Constant<value = float {{0.0}}>()
         k = Constant<value = int64[1] {{-2}}>() a = Pad(x, p, z, k) y = Conv<pads = [0, 1, 0, 1]>(a, w) }}""",
@@ -93,7 +94,7 @@ HITS = (
 _HEAD = "g (float[2, 1, 5, 6] x) => (float[2, 1, 5, 6] y)"
 _P = "p = Constant<value = int64[8] {0, 0, 1, 1, 0, 0, 1, 1}>()"
 NEAR_MISSES = (
-    (f"{_HEAD} {{ {_W} {_P} a = Pad<mode = \"reflect\">(x, p) y = Conv(a, w) }}", "more than zeros"),
+    (f'{_HEAD} {{ {_W} {_P} a = Pad<mode = "reflect">(x, p) y = Conv(a, w) }}', "more than zeros"),
     (
         f"{_HEAD} {{ {_W} {_P} z = Constant<value = float {{1.0}}>() a = Pad(x, p, z) y = Conv(a, w) }}",
         "another value than zero",

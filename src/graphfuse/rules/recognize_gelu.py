@@ -49,7 +49,8 @@ def _read(y: ir.Value) -> tuple[ir.Value, str] | MatchResult:
         inner = _squashed(factor)
         if inner is None:
             continue
-        if not is_polynomial(polynomial_of(factor, inner), {0: 0.5 / product.coefficient, 1: 0.5 / product.coefficient}):
+        half = 0.5 / product.coefficient
+        if not is_polynomial(polynomial_of(factor, inner), {0: half, 1: half}):
             return no()
         node = producer(inner, "Erf", "Tanh")
         assert node is not None
@@ -102,7 +103,7 @@ NEAR_MISSES = (
         "not that of a gelu",
     ),
     (
-        f"""g (float[3, 1] x) => (float[3, 2] y) {{ {_CONSTANTS} z = Constant<value = float[2] {{1.4142135, 1.4142135}}>()
+        f"""g (float[3, 1] x) => (float[3, 2] y) {{ {_CONSTANTS} z = Constant<value = float[2] {{1.5, 2.0}}>()
             o = Constant<value = float[1, 1, 1] {{1.0}}>() a = Div(x, root) e = Erf(a) s = Add(e, o) p = Mul(x, s)
             y3 = Mul(p, half) k0 = Constant<value = int64[1] {{0}}>() y2 = Squeeze(y3, k0) y = Mul(y2, z) }}""",
         "broadcasts",

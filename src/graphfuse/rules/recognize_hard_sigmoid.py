@@ -90,7 +90,8 @@ class _Scaled(RecognizeHardSigmoid):
         assert node is not None
         for value, factor in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
             number = scalar(factor)
-            if number is None or number == 0 or value is None or (node.op_type == "Div" and value is not node.inputs[0]):
+            upside_down = node.op_type == "Div" and value is not node.inputs[0]
+            if number is None or number == 0 or value is None or upside_down:
                 continue
             scale = 1.0 / number if node.op_type == "Div" else number
             found = clipped_line(value)

@@ -76,4 +76,6 @@ HITS = (
     f"{_HEAD} {{ {_CONSTANTS} v = Add(x, three) c = Clip(v, zero, six) h = Mul(x, sixth) y = Mul(h, c) }}",
     f"{_HEAD} {{ s = HardSigmoid<alpha = 0.16666667, beta = 0.5>(x) y = Mul(x, s) }}",
 )
-NEAR_MISSES = ((f"{_HEAD} {{ s = HardSigmoid<alpha = 0.2, beta = 0.5>(x) y = Mul(x, s) }}", "its hard sigmoid is 0.2 x"),)
+NEAR_MISSES = (
+    (f"{_HEAD} {{ s = HardSigmoid<alpha = 0.2, beta = 0.5>(x) y = Mul(x, s) }}", "its hard sigmoid is 0.2 x"),
+)

@@ -71,11 +71,11 @@ def _full(scale: Array, shape: tuple[Any, ...], axes: tuple[int, ...]) -> Array:
     return np.broadcast_to(scale, target)
 
 
-def scale_of(product_constants: list[tuple[ir.Value, float]], x: ir.Value, axes: tuple[int, ...]) -> Array | MatchResult | None:
+def scale_of(constants: list[tuple[ir.Value, float]], x: ir.Value, axes: tuple[int, ...]) -> Array | MatchResult | None:
     """The constants of a product as one factor that varies along `axes` only; None when there are none."""
     shape, scale = dims(x), None
     assert shape is not None
-    for value, power in product_constants:
+    for value, power in constants:
         if not float(power).is_integer():
             return no()
         elements = exact(value)
@@ -172,10 +172,11 @@ class _Absorb(Rule):
         if elements.ndim > count:
             return no(f"{c.name} broadcasts the result of {label(node)}", c)
         padded = elements.reshape((1,) * max(0, gamma.ndim - elements.ndim) + elements.shape)
-        if any(d != 1 for d in padded.shape[: padded.ndim - gamma.ndim]):
+        outer: tuple[int, ...] = padded.shape[: padded.ndim - gamma.ndim]
+        if any(d != 1 for d in outer):
             return no(f"{c.name} varies along an axis that {label(node)} does not normalise", c)
         try:
-            return np.broadcast_to(padded.reshape(padded.shape[padded.ndim - gamma.ndim :]), gamma.shape)
+            return np.broadcast_to(padded.reshape(padded.shape[len(outer) :]), gamma.shape)
         except ValueError:
             return no(f"{c.name} broadcasts the result of {label(node)}", c)
 
@@ -240,7 +241,8 @@ RULES = (
 )
 
 _CONSTANTS = """
-    two = Constant<value = float {2.0}>() eps = Constant<value = float {0.00001}>() half = Constant<value = float {0.5}>()
+    two = Constant<value = float {2.0}>() eps = Constant<value = float {0.00001}>()
+    half = Constant<value = float {0.5}>()
     g = Constant<value = float[4] {1.0, 2.0, -1.0, 0.5}>() b = Constant<value = float[4] {0.5, 0.0, 1.0, -1.0}>()
     k = Constant<value = int64[1] {-1}>()
 """
@@ -260,11 +262,13 @@ HITS = (
         m = ReduceMean(x, a) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, a) e = Add(v, eps) r = Sqrt(e)
         i = Reciprocal(r) w = Mul(i, gc) y = Mul(d, w) }}""",
 )
-_BODY = "m = ReduceMean(x, k) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, k) e = Add(v, eps) r = Sqrt(e) y = Div(d, r)"
+_BODY = """m = ReduceMean(x, k) d = Sub(x, m) q = Mul(d, d) v = ReduceMean(q, k) e = Add(v, eps) r = Sqrt(e)
+    y = Div(d, r)"""
 NEAR_MISSES = (
     (f"g (float[N, H, W] x) => (float[N, H, W] y) {{ {_CONSTANTS} {_BODY} }}", "known only at run time"),
     (
-        f"""g (float[N, 3, 4] x) => (float[N, 3, 4] y) {{ {_CONSTANTS} h = Constant<value = float[3, 1] {{1., 2., 3.}}>()
+        f"""g (float[N, 3, 4] x) => (float[N, 3, 4] y) {{ {_CONSTANTS}
+            h = Constant<value = float[3, 1] {{1., 2., 3.}}>()
             one = Constant<value = float[4] {{1., 1., 1., 1.}}>()
             n = LayerNormalization(x, one) y = Mul(n, h) }}""",
         "does not normalise",

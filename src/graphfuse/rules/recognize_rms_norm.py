@@ -55,7 +55,8 @@ def _read(y: ir.Value) -> tuple[ir.Value, tuple[int, ...], float, Array | None] 
 RULES = for_ops(RecognizeRmsNorm, "Mul", "Div")
 
 _CONSTANTS = """
-    two = Constant<value = float {2.0}>() eps = Constant<value = float {0.00001}>() k = Constant<value = int64[1] {-1}>()
+    two = Constant<value = float {2.0}>() eps = Constant<value = float {0.00001}>()
+    k = Constant<value = int64[1] {-1}>()
     g = Constant<value = float[4] {1.0, 2.0, -1.0, 0.5}>()
 """
 _HEAD = "g (float[N, H, 4] x) => (float[N, H, 4] y)"

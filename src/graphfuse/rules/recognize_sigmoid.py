@@ -16,17 +16,13 @@ ORDER = 40
 
 
 class RecognizeSigmoid(Rule):
-    """What the spellings share; a numerator other than one stays as it is."""
+    """What the spellings share."""
 
     exclusive = False
     absorbs = True
 
-    def check(self, context: Any, x: ir.Value, one: ir.Value, y: ir.Value, top: ir.Value | None = None, **_: Any) -> Any:
-        if not is_scalar(one, 1.0) or (top is not None and scalar(top) is None):
-            return no()
-        if top is not None and not is_scalar(top, 1.0):
-            return no(f"its numerator is {scalar(top)}, not 1", top)
-        return yes() if keeps_shape(x, y) else no()
+    def check(self, context: Any, x: ir.Value, one: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
+        return yes() if is_scalar(one, 1.0) and keeps_shape(x, y) else no()
 
     def rewrite(self, op: Any, x: ir.Value, **_: Any) -> ir.Value:
         result: ir.Value = op.Sigmoid(x)
@@ -39,6 +35,14 @@ class AsQuotient(RecognizeSigmoid):
 
     def pattern(self, op: Any, x: Any, one: Any, top: Any) -> Any:
         return op.Div(top, op.Add(one, op.Exp(op.Neg(x))), _outputs=["y"])
+
+    def check(self, context: Any, x: ir.Value, one: ir.Value, y: ir.Value, **others: Any) -> MatchResult:
+        top = scalar(others["top"])
+        if not is_scalar(one, 1.0) or top is None:
+            return no()
+        if top != 1.0:
+            return no(f"its numerator is {top}, not 1", others["top"])
+        return yes() if keeps_shape(x, y) else no()
 
 
 # reciprocal(1 + exp(-x)) -> Sigmoid(x)

@@ -1,8 +1,8 @@
 """What a rule file is made of: `Rule`, a pattern read as its formula, a check that gives reasons, and a rewrite.
 
-A rule file declares STAGE ("simplify", "recognize" or both), ERROR_CLASS ("exact", "reassociated" or "folded"), optionally
-ORDER (smaller runs first, 50 when absent), and RULES, the classes, or `apply(model, ledger) -> bool` for what no
-pattern can say; HITS and NEAR_MISSES are its tests. The file's name is the rule's name.
+A rule file declares STAGE ("simplify", "recognize" or both), ERROR_CLASS ("exact", "reassociated" or "folded"),
+optionally ORDER (smaller runs first, 50 when absent), and RULES, the classes, or `apply(model, ledger) -> bool` for
+what no pattern can say; HITS and NEAR_MISSES are its tests. The file's name is the rule's name.
 """
 
 from __future__ import annotations
@@ -43,11 +43,9 @@ class Rule(RewriteRuleClassBase):
 
     def _check_all(self, context: MatchContext, **bindings: Any) -> MatchResult:
         result = self.check(context, **bindings)
-        if result is False or result is None:
-            return no()
-        if isinstance(result, MatchResult) and not result:
+        if not result or not self.exclusive:
             return result
-        return self._check_users(context) if self.exclusive else MatchResult()
+        return self._check_users(context)
 
     def _check_users(self, context: MatchContext) -> MatchResult:
         matched = list(context.nodes)

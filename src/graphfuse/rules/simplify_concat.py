@@ -43,9 +43,13 @@ def _flattened(node: ir.Node) -> list[ir.Value]:
     for value in node.inputs:
         assert value is not None
         inner = producer(value, "Concat")
-        alone = len(value.uses()) == 1 and not value.is_graph_output() and inner is not None and inner.graph is node.graph
-        same = inner is not None and axis is not None and axis_of(value, inner.attributes.get_int("axis", 0)) == axis
-        values += [v for v in inner.inputs if v is not None] if inner is not None and alone and same else [value]
+        alone = len(value.uses()) == 1 and not value.is_graph_output()
+        if inner is None or inner.graph is not node.graph or not alone or axis is None:
+            values.append(value)
+        elif axis_of(value, inner.attributes.get_int("axis", 0)) == axis:
+            values += [v for v in inner.inputs if v is not None]
+        else:
+            values.append(value)
     return values
 
 

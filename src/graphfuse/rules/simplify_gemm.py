@@ -77,8 +77,10 @@ HITS = (
     f"{_HEAD} {{ {_W} b = Constant<value = float[2] {{0.5, -1.}}>() y = Gemm<transB = 1>(x, w, b) }}",
     f"""{_HEAD} {{ {_W} b = Constant<value = float {{0.5}}>()
         y = Gemm<transB = 1, alpha = 0.5, beta = 2.0>(x, w, b) }}""",
-    "g (float[3, N] x) => (float[N, 2] y) { w = Constant<value = float[3, 2] {1., 2., 3., 4., 5., 6.}>() y = Gemm<transA = 1>(x, w) }",
-    "g (float[N, 3] x, float[2, 3] w, float[2] b) => (float[N, 2] y) { y = Gemm<transB = 1, alpha = 3.0, beta = 0.5>(x, w, b) }",
+    """g (float[3, N] x) => (float[N, 2] y) {
+        w = Constant<value = float[3, 2] {1., 2., 3., 4., 5., 6.}>() y = Gemm<transA = 1>(x, w) }""",
+    """g (float[N, 3] x, float[2, 3] w, float[2] b) => (float[N, 2] y) {
+        y = Gemm<transB = 1, alpha = 3.0, beta = 0.5>(x, w, b) }""",
     f"""g (float[2, 3] x) => (float[2, 2] y) {{ {_W} b = Constant<value = float[2, 1] {{0.5, -1.}}>()
         y = Gemm<transB = 1, beta = 3.0>(x, w, b) }}""",
 )

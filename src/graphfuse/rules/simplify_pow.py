@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
 from graphfuse.rules.rule import Rule, no, yes
-from graphfuse.rules.values import keeps_shape, scalar
+from graphfuse.rules.values import constant, keeps_shape, name_of, scalar
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -53,9 +53,7 @@ class SimplifyDiv(Rule):
         assert divisor is not None
         assert tensor is not None
         inverse = np.full(tensor.shape.numpy(), 1.0 / divisor)
-        name = f"{c.name}.inverse"
-        value = op.initializer(ir.tensor(inverse.astype(tensor.dtype.numpy()), dtype=tensor.dtype, name=name), name=name)
-        result: ir.Value = op.Mul(x, value)
+        result: ir.Value = op.Mul(x, constant(op, inverse, x, name_of(c, "inverse")))
         return result
 
 

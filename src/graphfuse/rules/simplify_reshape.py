@@ -51,7 +51,8 @@ RULES = tuple(
 )
 
 HITS = (
-    "g (float[N, 3, 4] x) => (float[N, 12, 1] y) { k = Constant<value = int64[1] {2}>() a = Flatten(x) y = Unsqueeze(a, k) }",
+    """g (float[N, 3, 4] x) => (float[N, 12, 1] y) {
+        k = Constant<value = int64[1] {2}>() a = Flatten(x) y = Unsqueeze(a, k) }""",
     """g (float[N, 3, 1] x) => (float[N, 3] y, float[N, 3, 1] z) {
         k = Constant<value = int64[1] {0}>() j = Constant<value = int64[2] {0, 3}>()
         a = Unsqueeze(x, k) y = Squeeze(a, j) b = Squeeze(a, k) z = Relu(b) }""",

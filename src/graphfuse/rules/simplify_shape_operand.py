@@ -6,14 +6,15 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import sympy
 from onnxscript.rewriter import MatchResult
 
-from graphfuse.graph.dims import Dim
+from graphfuse.graph.dims import Dim, dim
 from graphfuse.graph.infer import elements
 from graphfuse.graph.origins import label
 from graphfuse.rules.reshapes import target_of
-from graphfuse.rules.rule import Rule, no, yes
-from graphfuse.rules.values import array, constant, dims, input_of, ints, same_dim
+from graphfuse.rules.rule import Rule, for_ops, no, yes
+from graphfuse.rules.values import array, constant, dims, input_of, ints, producer, same_dim
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -30,9 +31,7 @@ class ReshapeOperand(Rule):
     def check(self, context: Any, x: ir.Value, shape: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
         if array(shape) is not None or dims(x) is None or dims(y) is None:
             return no()
-        if target_of(x, y) is None:
-            return no("more than one dimension is neither known nor its input's", y.producer())
-        return yes()
+        return yes() if target_of(x, y) is not None else no()
 
     def rewrite(self, op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
         target = target_of(x, y)
@@ -51,7 +50,7 @@ class ExpandOperand(Rule):
     def check(self, context: Any, x: ir.Value, shape: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
         if array(shape) is not None or dims(x) is None or dims(y) is None:
             return no()
-        return yes() if _expand_target(x, y) is not None else no("it expands to a size known only at run time", shape)
+        return yes() if _expand_target(x, y) is not None else no()
 
     def rewrite(self, op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
         target = _expand_target(x, y)
@@ -153,13 +152,82 @@ def _bounds(node: ir.Node, bound: ir.Value) -> list[int] | None:
 def _bound(bound: int | ir.SymbolicDim, size: Dim) -> int | None:
     if isinstance(bound, int):
         return bound
-    difference = bound._expr - size
-    if not getattr(difference, "is_Integer", False):
+    difference = sympy.expand(dim(bound) - size)
+    if not difference.is_Integer:
         return None
     return 2**63 - 1 if int(difference) >= 0 else int(difference)
 
 
-RULES = (ReshapeOperand, ExpandOperand, ResizeOperand, SliceOperand)
+# Op(..., computed) -> Op(..., Concat(constants, sizes of the model's inputs))
+class Operand(Rule):
+    """The shortest computation of a shape that no constant can spell; it stands for none of the user's nodes."""
+
+    commute = False
+
+    def pattern(self, op: Any) -> Any:
+        return getattr(op, self.op_type)(_allow_other_inputs=True, _outputs=["y"])
+
+    def check(self, context: Any, y: ir.Value, **_: Any) -> MatchResult:
+        node = y.producer()
+        assert node is not None
+        shape = node.inputs[_SHAPE_INPUT[self.op_type]]
+        if array(shape) is not None or dims(y) is None or shape is None or shape.dtype != ir.DataType.INT64:
+            return no()
+        if _is_shortest(shape):
+            return no()
+        sizes = elements(shape)
+        if sizes is None:
+            return no(f"the shape that {label(node)} is given depends on more than the sizes of the inputs", shape)
+        if any(not isinstance(d, int) and _input_axis(node.graph, d) is None for d in sizes):
+            return no(f"the shape that {label(node)} is given is more than a list of numbers and input sizes", shape)
+        return yes()
+
+    def rewrite(self, op: Any, y: ir.Value, **_: Any) -> ir.Value:
+        node = y.producer()
+        assert node is not None
+        place = _SHAPE_INPUT[self.op_type]
+        sizes = elements(node.inputs[place])
+        assert sizes is not None
+        parts = [self._part(op, node, d, k) for k, d in enumerate(sizes)]
+        operands = list(node.inputs)
+        operands[place] = op.Concat(*parts, axis=0)
+        result: ir.Value = op.op(self.op_type, *operands, **dict(node.attributes))
+        return result
+
+    @staticmethod
+    def _part(op: Any, node: ir.Node, d: int | ir.SymbolicDim, k: int) -> ir.Value:
+        if isinstance(d, int):
+            return ints(op, [d], f"{node.outputs[0].name}.size{k}")
+        found = _input_axis(node.graph, d)
+        assert found is not None
+        source, axis = found
+        part: ir.Value = op.Shape(source, start=axis, end=axis + 1)
+        return part
+
+
+_SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
+
+
+def _is_shortest(shape: ir.Value) -> bool:
+    """Whether a shape is put together from constants and sizes of the model's inputs and nothing else."""
+    node = producer(shape, "Concat")
+    if node is None:
+        return False
+    makers = [producer(value, "Shape") for value in node.inputs if array(value) is None]
+    sources = [maker.inputs[0] if maker is not None else None for maker in makers]
+    return all(source is not None and source.is_graph_input() for source in sources)
+
+
+def _input_axis(graph: ir.Graph | ir.Function | None, d: ir.SymbolicDim) -> tuple[ir.Value, int] | None:
+    """The input of the graph that has this size, and its axis."""
+    for value in graph.inputs if graph is not None else ():
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and size == d:
+                return value, axis
+    return None
+
+
+RULES = (ReshapeOperand, ExpandOperand, ResizeOperand, SliceOperand, *for_ops(Operand, *_SHAPE_INPUT))
 
 HITS = (
     """g (float[N, 3, H, W] x) => (float[N, 3, M] y) {
@@ -175,16 +243,26 @@ HITS = (
     """g (float[N, 1, 4] x) => (float[N, 3, 4] y) {
         s = Shape<start = 0, end = 1>(x) c = Constant<value = int64[2] {3, 1}>() t = Concat<axis = 0>(s, c)
         y = Expand(x, t) }""",
+    """g (float[1, 4] x, float[N, 4] z) => (float[P, 4] y) {
+        s = Shape(z) k = Constant<value = int64[1] {0}>() one = Constant<value = int64[1] {1}>()
+        i = Constant<value = int64 {0}>() n = Gather(s, i) n1 = Unsqueeze(n, k) t = Concat<axis = 0>(n1, one)
+        a = Expand(x, t) y = Concat<axis = 0>(a, z) }""",
+    """g (float[A, B, C] x) => (float[P, Q, R] y) {
+        t = Transpose<perm = [2, 0, 1]>(x) s = Shape(t) y = Reshape(x, s) }""",
+    """g (float[N, 4] x) => (float[N, 4] y) { s = Shape(x) z = ConstantOfShape(s) y = Add(x, z) }""",
 )
 NEAR_MISSES = (
     (
         """g (float[A, B, C] x) => (float[D, E, F] y) {
-            t = Transpose<perm = [2, 0, 1]>(x) s = Shape(t) y = Reshape(x, s) }""",
-        "more than one dimension",
+            t = Transpose<perm = [2, 0, 1]>(x) s = Shape(t) one = Constant<value = int64[1] {1}>()
+            z = Concat<axis = 0>(s, one)
+            two = Constant<value = int64[4] {2, 1, 1, 1}>() u = Mul(z, two) k = Constant<value = int64[1] {0}>()
+            r = Concat<axis = 2>(x, x) y = Reshape(r, u) }""",
+        "more than a list of numbers",
     ),
     (
-        """g (float[1, 4] x, float[N, 4] z) => (float[N, 4] y) {
-            s = Shape(z) a = Expand(x, s) y = Concat<axis = 0>(a, z) }""",
-        "known only at run time",
+        """g (float[N, 4] x, int64[2] s) => (float[M, 4] y) { one = Constant<value = int64[2] {1, 1}>() t = Max(s, one)
+            y = Reshape(x, t) }""",
+        "depends on more than the sizes",
     ),
 )

@@ -7,11 +7,11 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
-from graphfuse.graph.dims import Dim
+from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.rules.eliminate_transpose import permutation
 from graphfuse.rules.reshapes import RESHAPES, reshape_target
 from graphfuse.rules.rule import Rule, for_ops, no, yes
-from graphfuse.rules.values import dims, ints, same_dim
+from graphfuse.rules.values import dims, ints
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -55,7 +55,8 @@ class TransposeOfReshape(Rule):
 
     def pattern(self, op: Any, x: Any) -> Any:
         moved = op.Transpose(x, _outputs=["inner"])
-        return op.Transpose(getattr(op, self.op_type)(moved, _allow_other_inputs=True, _outputs=["middle"]), _outputs=["y"])
+        middle = getattr(op, self.op_type)(moved, _allow_other_inputs=True, _outputs=["middle"])
+        return op.Transpose(middle, _outputs=["y"])
 
     def check(self, context: Any, inner: ir.Value, middle: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
         return yes() if _swapped(inner, middle, y) is not None else no()
@@ -76,7 +77,7 @@ def _swapped(inner: ir.Value, middle: ir.Value, y: ir.Value) -> tuple[list[int],
     if perm is None or before is None or after is None:
         return None
     source, result = _long(before), _long(after)
-    if len(source) != len(result) or not all(same_dim(before[a], after[b]) for a, b in zip(source, result, strict=True)):
+    if not same_shape([before[axis] for axis in source], [after[axis] for axis in result]):
         return None
     order = [source[result.index(axis)] for axis in perm if axis in result]
     ones = [axis for axis in range(len(before)) if axis not in source]
