@@ -96,7 +96,6 @@ def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
             _double_tensor(tensor)
         for node in graph.node:
             _double_node(node)
-        _keep_scales(graph)
     for function in doubled.functions:
         for node in function.node:
             _double_node(node)
@@ -131,19 +130,6 @@ def _double_node(node: onnx.NodeProto) -> None:
         value = node.attribute[0]
         data = np.array(list(value.floats) if value.name == "value_floats" else value.f, np.float64)
         value.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(data)))
-
-
-def _keep_scales(graph: onnx.GraphProto) -> None:
-    """Resize takes its region and scales in float32 only: casts them back."""
-    nodes = list(graph.node)
-    del graph.node[:]
-    for index, node in enumerate(nodes):
-        for position in (1, 2) if node.op_type == "Resize" else (1,) if node.op_type == "Upsample" else ():
-            if len(node.input) > position and node.input[position]:
-                cast = f"graphfuse_scales_{index}_{position}"
-                graph.node.append(helper.make_node("Cast", [node.input[position]], [cast], to=FLOAT))
-                node.input[position] = cast
-        graph.node.append(node)
 
 
 def _is_small(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
