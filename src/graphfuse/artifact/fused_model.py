@@ -138,50 +138,37 @@ def _readers(graph: ir.Graph) -> dict[ir.Value, list[ir.Node]]:
 
 
 def _cycles(graph: dict[int, list[int]]) -> list[list[int]]:
-    """The strongly connected components of more than one vertex (Tarjan 1972, without recursion)."""
-    order: dict[int, int] = {}
-    low: dict[int, int] = {}
-    stack: list[int] = []
-    on_stack: set[int] = set()
-    found: list[list[int]] = []
+    """The strongly connected components of more than one vertex, by Kosaraju's two searches; every vertex is a key."""
+    finished: list[int] = []
+    seen: set[int] = set()
     for start in graph:
-        if start in order:
-            continue
-        calls: list[tuple[int, Iterator[int]]] = []
-        _enter(start, graph, order, low, stack, on_stack, calls)
-        while calls:
-            vertex, successors = calls[-1]
-            following = next(successors, None)
-            if following is None:
-                calls.pop()
-                if calls:
-                    low[calls[-1][0]] = min(low[calls[-1][0]], low[vertex])
-                if low[vertex] == order[vertex]:
-                    component = stack[stack.index(vertex) :]
-                    del stack[-len(component) :]
-                    on_stack.difference_update(component)
-                    if len(component) > 1:
-                        found.append(component)
-            elif following not in order:
-                _enter(following, graph, order, low, stack, on_stack, calls)
-            elif following in on_stack:
-                low[vertex] = min(low[vertex], order[following])
-    return found
+        finished += _search(graph, start, seen)
+    backward: dict[int, list[int]] = {vertex: [] for vertex in graph}
+    for vertex, successors in graph.items():
+        for successor in successors:
+            backward[successor].append(vertex)
+    seen.clear()
+    components = [_search(backward, vertex, seen) for vertex in reversed(finished)]
+    return [component for component in components if len(component) > 1]
 
 
-def _enter(
-    vertex: int,
-    graph: dict[int, list[int]],
-    order: dict[int, int],
-    low: dict[int, int],
-    stack: list[int],
-    on_stack: set[int],
-    calls: list[tuple[int, Iterator[int]]],
-) -> None:
-    order[vertex] = low[vertex] = len(order)
-    stack.append(vertex)
-    on_stack.add(vertex)
-    calls.append((vertex, iter(graph.get(vertex, ()))))
+def _search(graph: dict[int, list[int]], start: int, seen: set[int]) -> list[int]:
+    """The vertices first reached from `start`, each after those that it leads to."""
+    if start in seen:
+        return []
+    seen.add(start)
+    finished: list[int] = []
+    stack = [(start, iter(graph[start]))]
+    while stack:
+        vertex, successors = stack[-1]
+        following = next((v for v in successors if v not in seen), None)
+        if following is None:
+            stack.pop()
+            finished.append(vertex)
+        else:
+            seen.add(following)
+            stack.append((following, iter(graph[following])))
+    return finished
 
 
 # ---------------------------------------------------------------- functions and their calls

@@ -76,10 +76,10 @@ def render(*results: BenchResult) -> RenderableType:
 
 def _table(result: BenchResult) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    table.add_column("  threads", justify="right")
-    table.add_column("runtime")
+    table.add_column("  threads", justify="right", overflow="fold")
+    table.add_column("runtime", overflow="fold")
     for title in ("best ms", "ratio", "median ms", "ratio"):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     last = 0
     for row in result.timings:
         threads = "" if row.threads == last else str(row.threads)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -70,9 +69,13 @@ def _locate(certificate: Certificate, model: Path, options: CompileOptions, give
     from graphfuse.compiler import Job, locate, run_stages
 
     job = Job(model, options, inputs=given, dims=certificate.dims)
-    with suppress(GraphfuseError):
-        return locate(run_stages(job, stop_after="emit"), certificate)
-    return ""
+    try:
+        found = locate(run_stages(job, stop_after="emit"), certificate)
+    except GraphfuseError:
+        return ""
+    if found.startswith("first wrong"):
+        return found
+    return "compiled anew, every region agrees: was the artifact made from another model, or by another version?"
 
 
 def _tell(certificate: Certificate, region: str, as_json: bool) -> None:

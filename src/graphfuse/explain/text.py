@@ -68,8 +68,8 @@ def _summary(account: Account) -> RenderableType:
     total = max(1, len(account.ledger.names))
     for fate, meaning in _FATES.items():
         count = account.fates[fate]
-        bar = "━" * max(round(_BAR * count / total), 1) if count else ""
-        table.add_row(f"  {fate}", _right(count), Text(bar, _STYLES[fate]), Text(meaning, "dim"))
+        bar = Text("━" * max(round(_BAR * count / total), 1) if count else "", _STYLES[fate], overflow="crop")
+        table.add_row(f"  {fate}", _right(count), bar, Text(meaning, "dim"))
     if account.views:
         table.add_row("", _right(len(account.views)), "", Text("of the fused: only other strides", "dim"))
     return table
@@ -202,6 +202,7 @@ def _why(node: NodeRecord) -> Iterator[Text]:
 
 
 def _grid() -> Table:
+    """Columns without lines; in a narrow terminal words are folded, never cut."""
     return Table.grid(padding=(0, 2, 0, 0))
 
 
