@@ -101,3 +101,29 @@ def conv(
         out, view_of(out, out_order or last, gap=gap, offset=offset), 1,
         attrs=w, epilogue=epilogue, constants={weight: values}, env=env or {}, residual_order=residual_order or last,
     )  # fmt: skip
+
+
+def pool(
+    kind: str,
+    x_shape: Sequence[Dim],
+    w: Window,
+    *,
+    out_shape: Sequence[Dim] | None = None,
+    dtype: DType = F32,
+    epilogue: Epilogue = PLAIN,
+    x_order: Sequence[int] | None = None,
+    out_order: Sequence[int] | None = None,
+    gap: int = 0,
+    offset: int = 0,
+    env: Mapping[str, int] | None = None,
+) -> Case:
+    """Pooling on channels-last views unless orders are given; `out_shape` where the output is rounded up."""
+    x = Tensor(tuple(x_shape), dtype)
+    last = channels_last(x.rank)
+    spatial = out_shape or [conv_size(d, k, w) for k, d in enumerate(x.shape[2:])]
+    out = Tensor((*x.shape[:2], *spatial), dtype)
+    return Case(
+        f"{kind} {list(x.shape)} {w}", kind, (x,), {x: view_of(x, x_order or last, gap=gap, offset=offset)},
+        out, view_of(out, out_order or last, gap=gap, offset=offset), 1,
+        attrs=w, epilogue=epilogue, env=env or {}, residual_order=last,
+    )  # fmt: skip

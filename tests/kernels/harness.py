@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,8 @@ class Memory:
         count = evaluate(buffer.elements, self.case.env) + 2 * GUARD
         dtype = buffer.dtype.numpy()
         fill = np.nan if np.issubdtype(dtype, np.floating) else 77
-        self.arrays[id(buffer)] = np.full(count, fill, dtype)
+        self.arrays[id(buffer)] = aligned(count, dtype)
+        self.arrays[id(buffer)][...] = fill
         self.buffers[id(buffer)] = buffer
 
     def strided(self, view: View) -> np.ndarray:
@@ -212,6 +213,13 @@ class Memory:
         values = self.strided(view).copy()
         self.arrays[id(view.buffer)] = now
         return values
+
+
+def aligned(count: int, dtype: np.dtype) -> np.ndarray:
+    """An array at a multiple of 64 bytes, as the arena and the weights are."""
+    raw = np.zeros(count * dtype.itemsize + 64, np.uint8)
+    start = -int(raw.ctypes.data) % 64
+    return raw[start : start + count * dtype.itemsize].view(dtype)
 
 
 def random_values(rng: np.random.Generator, shape: Sequence[int], dtype: DType) -> np.ndarray:
@@ -264,8 +272,10 @@ class Built:
         addresses = []
         for p in self.code.pointers:
             if isinstance(p, Packed):
-                packed = np.ascontiguousarray(p.arrange(self.case.constants[p.source]))
-                assert packed.dtype == p.dtype.numpy()
+                arranged = p.arrange(self.case.constants[p.source])
+                assert arranged.dtype == p.dtype.numpy()
+                packed = aligned(arranged.size, arranged.dtype)
+                packed[...] = arranged.ravel()
                 keep.append(packed)
                 addresses.append(int(packed.ctypes.data))
             else:
@@ -366,23 +376,11 @@ def _matmul(a: np.ndarray, b: np.ndarray, case: Case) -> np.ndarray:
 
 
 def _conv(x: np.ndarray, w: np.ndarray, case: Case) -> np.ndarray:
-    """Tap by tap: every tap is a strided slice of the padded input times a slice of the weights."""
+    """Tap by tap: a strided slice of the padded input times a slice of the weights."""
     a = case.attrs
-    pads = [
-        (0, 0),
-        (0, 0),
-        *((evaluate(b, case.env), evaluate(e, case.env)) for b, e in zip(a.pads_before, a.pads_after, strict=True)),
-    ]
-    padded = np.pad(x, pads)
-    spatial = [evaluate(d, case.env) for d in case.out.shape[2:]]
     per_in, per_out = w.shape[1], w.shape[0] // a.groups
-    out = np.zeros((x.shape[0], w.shape[0], *spatial), x.dtype)
-    for tap in np.ndindex(*a.kernel):
-        cut = tuple(
-            slice(t * d, t * d + (n - 1) * s + 1, s)
-            for t, d, n, s in zip(tap, a.dilations, spatial, a.strides, strict=True)
-        )
-        part = padded[(slice(None), slice(None), *cut)]
+    out = np.zeros([evaluate(d, case.env) for d in case.out.shape], x.dtype)
+    for tap, part in zip(np.ndindex(*a.kernel), _taps(x, case, 0.0), strict=True):
         for g in range(a.groups):
             xs = part[:, g * per_in : (g + 1) * per_in]
             ws = w[(slice(g * per_out, (g + 1) * per_out), slice(None), *tap)]
@@ -390,4 +388,47 @@ def _conv(x: np.ndarray, w: np.ndarray, case: Case) -> np.ndarray:
     return out
 
 
-CONTRACTIONS: dict[str, Callable[..., np.ndarray]] = {"matmul": _matmul, "conv": _conv}
+def _taps(x: np.ndarray, case: Case, fill: float) -> list[np.ndarray]:
+    """The input under every tap of the window, `fill` outside the image."""
+    a = case.attrs
+    spatial = [evaluate(d, case.env) for d in case.out.shape[2:]]
+    before = [evaluate(p, case.env) for p in a.pads_before]
+    reach = [
+        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(spatial, a.strides, a.dilations, a.kernel, strict=True)
+    ]
+    after = [max(0, r - b - n) for r, b, n in zip(reach, before, x.shape[2:], strict=True)]
+    padded = np.pad(x, [(0, 0), (0, 0), *zip(before, after, strict=True)], constant_values=fill)
+    found = []
+    for tap in np.ndindex(*a.kernel):
+        cut = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, a.dilations, spatial, a.strides, strict=True)
+        )
+        found.append(padded[(slice(None), slice(None), *cut)])
+    return found
+
+
+def _max_pool(x: np.ndarray, case: Case) -> np.ndarray:
+    lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(case.out.dtype.numpy()).min
+    return np.maximum.reduce(_taps(x, case, lowest))
+
+
+def _average_pool(x: np.ndarray, case: Case) -> np.ndarray:
+    a = case.attrs
+    total = np.add.reduce(_taps(x, case, 0.0))
+    ones = np.ones_like(x[:1, :1])
+    if not a.count_include_pad:
+        return total / np.add.reduce(_taps(ones, case, 0.0))
+    # Zeros around the image count, what a rounded-up output reaches beyond them does not.
+    pads = [(evaluate(b, case.env), evaluate(e, case.env)) for b, e in zip(a.pads_before, a.pads_after, strict=True)]
+    counted = np.pad(ones, [(0, 0), (0, 0), *pads], constant_values=1.0)
+    inner = replace(case, attrs=replace(a, pads_before=(0,) * len(pads), pads_after=(0,) * len(pads)))
+    return total / np.add.reduce(_taps(counted, inner, 0.0))
+
+
+CONTRACTIONS: dict[str, Callable[..., np.ndarray]] = {
+    "matmul": _matmul,
+    "conv": _conv,
+    "max_pool": _max_pool,
+    "average_pool": _average_pool,
+}

@@ -47,6 +47,7 @@ class _WeightedSum:
     """Sum of taps times weights."""
 
     name = "conv_depthwise"
+    counts = "none"
 
     def __init__(self, plan: SlidingPlan) -> None:
         vectors, lanes = plan.vectors, plan.lanes

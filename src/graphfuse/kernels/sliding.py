@@ -20,7 +20,7 @@ from graphfuse.target import Target
 
 from .function import Function, affine, times
 from .tile import Lanes, Tile, finish_tile
-from .window import Geometry, geometry, line_variables, taps_in_range
+from .window import Geometry, geometry, line_variables, taps_in_range, taps_with_padding
 
 # Multiply-adds written out for one tile before lines, then pixels, become loops.
 _UNROLLED = 256
@@ -35,6 +35,7 @@ class Fold(Protocol):
 
     name: str
     weights: Packed | None
+    counts: str  # which taps `finish` wants to know the number of: "none", "inside" the image, "padded" image
 
     def start(self, dtype: DType) -> str:
         """C text of the value of no taps."""
@@ -43,7 +44,7 @@ class Fold(Protocol):
         """C statement that takes one tap in."""
 
     def finish(self, w: Writer, sum_: str, taps: str, dtype: DType) -> str:
-        """The C variable with the window's value; `taps` = C text of the number of taps inside the image."""
+        """The C variable with the window's value; `taps` = C text of the number of taps."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,12 @@ class SlidingPlan:
         self.fold: Fold = fold(self)
 
     def _pixels(self) -> int:
-        """Output pixels of a tile: enough sums to keep the multiply-adds busy, and few odd tiles."""
+        """Output pixels of a tile: a short line in one or two, else enough sums to keep the multiply-adds busy."""
         most = 8 if self.target.vector_registers > 16 and self.vectors == 1 else 4 if self.vectors <= 2 else 2
         out = self.g.out[2]
-        if not isinstance(out, int):
-            return min(4, most)
-        if out <= most:
-            return out
-        candidates = [p for p in range(most, 1, -1) if p == 4 or out % p == 0]
-        return min(candidates, key=lambda p: (-(-out // p) * p - out, abs(p - 4))) if candidates else min(4, most)
+        if isinstance(out, int) and out <= 2 * most:
+            return -(-out // -(-out // most))
+        return most if self.g.kernel[2] >= 7 else min(6, most)
 
     @property
     def columns(self) -> int:
@@ -154,6 +152,7 @@ class _SlidingWriter:
         self.b = None if weights is None else fn.params.pointer(weights, plan.dtype, "b")
         self.vectors, self.tail = plan.vectors, 0
         self.planes = ("0", "1")
+        self.count_of = ["1", "1"]  # C text of the window's planes and lines that count
 
     def write(self, w: Writer) -> None:
         p, g, fn = self.p, self.g, self.fn
@@ -166,6 +165,7 @@ class _SlidingWriter:
             w.line(f"const int64_t z = oz * {g.strides[0]} - {fn.dim(g.before[0])};")
             w.line("(void)z;")
             self.planes = taps_in_range(fn, w, g, 0, "z")
+            self.count_of[0] = self.counted(w, 0, "z", self.planes)
             start = affine([("image", g.x_batch), ("z", g.x_space[0])], fn.params)
             w.line(f"const {self.c} *const picture = {self.x} + {start};")
             known = {p.site.index[0]: "image"} | line_variables(g, p.site.index, ("oz", None, None))
@@ -192,6 +192,7 @@ class _SlidingWriter:
             w.line(f"const int64_t y = oy * {g.strides[1]} - {fn.dim(g.before[1])};")
             w.line("(void)y;")
             first, last = taps_in_range(fn, w, g, 1, "y")
+            self.count_of[1] = self.counted(w, 1, "y", (first, last))
             start = affine([("y", g.x_space[1]), ("n", g.x_channel)], fn.params)
             w.line(f"const {self.c} *const line = picture + {start};")
             known = line_variables(g, p.site.index, (None, "oy", None))
@@ -262,11 +263,8 @@ class _SlidingWriter:
             else:
                 with w.loop("ky", *lines):
                     self.line_of_taps(w, "ky", origin, pixels, columns)
-        counts = []
-        for pixel in range(pixels):
-            reach = [pixel * g.strides[2] + kx * g.dilations[2] for kx in range(g.kernel[2])]
-            counts.append(str(sum(columns is None or j in columns for j in reach)))
-        self.finish(w, lanes, lines, counts)
+        counts = [self.columns_counted(w, pixel, columns) for pixel in range(pixels)]
+        self.finish(w, lanes, counts)
 
     def line_of_taps(self, w: Writer, ky: str, origin: str, pixels: int, columns: frozenset[int] | None) -> None:
         p, g, fn = self.p, self.g, self.fn
@@ -314,7 +312,7 @@ class _SlidingWriter:
             for v in range(self.vectors):
                 weight = f"gf_load_{self.name}(f + {v * p.lanes})"
                 w.line(p.fold.step(f"c0_{v}", self.load("q", v), weight, p.dtype))
-        self.finish(w, lanes, lines, [f"({last} - {first})"])
+        self.finish(w, lanes, [self.counted(w, 2, "column", (first, last))])
 
     def tap_place(self, ky: str, column: str) -> str:
         """C text of the distance of a tap in plane kz from the line pointer."""
@@ -343,15 +341,33 @@ class _SlidingWriter:
             return f"gf_load{kind}_{self.name}({place}{part})"
         return f"gf_loads{kind}_{self.name}({place}, {self.fn.dim(g.x_channel, 's')}{part})"
 
-    def finish(self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None, counts: Sequence[str]) -> None:
+    # ------------------------------------------------------------------ how many taps count
+
+    def counted(self, w: Writer, axis: int, origin: str, inside: tuple[str, str]) -> str:
+        """C text of the number of taps along an axis that count for a window whose first tap is at `origin`."""
+        counts = self.p.fold.counts
+        if counts == "padded":
+            return taps_with_padding(self.fn, w, self.g, axis, origin)
+        return f"({inside[1]} - {inside[0]})" if counts == "inside" else "1"
+
+    def columns_counted(self, w: Writer, pixel: int, columns: frozenset[int] | None) -> str:
+        """The same along a line, for one pixel of a tile."""
+        g, counts = self.g, self.p.fold.counts
+        if counts == "padded":
+            w.line(f"const int64_t column{pixel} = (ox + {pixel}) * {g.strides[2]} - {self.fn.dim(g.before[2])};")
+            w.line(f"(void)column{pixel};")
+            return taps_with_padding(self.fn, w, g, 2, f"column{pixel}")
+        reach = [pixel * g.strides[2] + kx * g.dilations[2] for kx in range(g.kernel[2])]
+        return str(sum(columns is None or j in columns for j in reach))
+
+    def finish(self, w: Writer, lanes: Lanes, counts: Sequence[str]) -> None:
+        """Store `len(counts)` pixels; counts = taps that count along the line, for each."""
         p, g = self.p, self.g
         for pixel, count in enumerate(counts):
-            factors = [str(g.kernel[1]) if lines is None else f"({lines[1]} - {lines[0]})", count]
-            if g.kernel[0] > 1 or self.planes != ("0", "1"):
-                factors.append(f"({self.planes[1]} - {self.planes[0]})")
+            taps = " * ".join(x for x in (*self.count_of, count) if x != "1") or "1"
             for v in range(self.vectors):
                 name = f"c{pixel}_{v}"
-                value = p.fold.finish(w, name, " * ".join(factors), p.dtype)
+                value = p.fold.finish(w, name, taps, p.dtype)
                 if value != name:
                     w.line(f"{name} = {value};")
         axis = g.axes[2]

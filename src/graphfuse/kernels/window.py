@@ -22,6 +22,7 @@ class Geometry:
     """A windowed contraction over three spatial axes (depth, height, width); axes that are missing have size 1.
 
     Strides of x count elements. `axes` gives the output axis of each spatial axis, None for a missing one.
+    `may_round_up`: the output may be larger than the windows that fit (pooling with ceil_mode).
     """
 
     kernel: tuple[int, ...]
@@ -39,6 +40,7 @@ class Geometry:
     x_channel: Dim
     x_space: tuple[Dim, ...]
     axes: tuple[int | None, ...]
+    may_round_up: bool
 
     @property
     def lines(self) -> Dim:
@@ -46,11 +48,24 @@ class Geometry:
         return product([self.batch, self.out[0], self.out[1]])
 
     def is_padded(self, axis: int) -> bool:
-        return any(p != 0 for p in (self.before[axis], self.after[axis]))
+        """Whether a window may reach outside the image along an axis."""
+        if any(p != 0 for p in (self.before[axis], self.after[axis])):
+            return True
+        return self.may_round_up and not fits(self.end(axis), self.size[axis])
+
+    def end(self, axis: int) -> Dim:
+        """The input position after the last tap of the last window."""
+        last = mul(add(self.out[axis], -1), self.strides[axis])
+        return add(add(last, mul(-1, self.before[axis])), self.extent(axis))
 
     def extent(self, axis: int) -> int:
         """Input positions from the first tap to the last."""
         return self.dilations[axis] * (self.kernel[axis] - 1) + 1
+
+
+def fits(end: Dim, size: Dim) -> bool:
+    """Whether a position is surely not beyond a size."""
+    return isinstance(end, int) and isinstance(size, int) and end <= size
 
 
 def geometry(site: ContractionSite) -> Geometry:
@@ -82,6 +97,7 @@ def geometry(site: ContractionSite) -> Geometry:
         x_channel=view.strides[1],
         x_space=three(view.strides[2:], 0),
         axes=(None,) * missing + tuple(range(2, x.rank)),
+        may_round_up="pool" in site.prim.kind,
     )
 
 
@@ -131,6 +147,16 @@ def taps_in_range(fn: Function, w: Writer, g: Geometry, axis: int, origin: str) 
         beyond = f"gf_floordiv({size} - {origin} + {dilation - 1}, {dilation})"
         last = w.let("int64_t", f"gf_min64({taps}, {beyond})", "last")
     return first, last
+
+
+def taps_with_padding(fn: Function, w: Writer, g: Geometry, axis: int, origin: str) -> str:
+    """C text of how many taps lie on the image or its padding: a rounded-up output may reach beyond both."""
+    taps, dilation = g.kernel[axis], g.dilations[axis]
+    padded = add(g.size[axis], g.after[axis])
+    if fits(g.end(axis), padded):
+        return str(taps)
+    beyond = f"gf_floordiv({fn.dim(padded)} - {origin} + {dilation - 1}, {dilation})"
+    return w.let("int64_t", f"gf_min64({taps}, {beyond})", "taps")
 
 
 class ScratchLines:
