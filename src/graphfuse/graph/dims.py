@@ -11,6 +11,9 @@ from typing import TypeAlias
 import onnx_ir as ir
 import sympy
 
+# What an unknown size is taken for where a cost is estimated.
+TYPICAL = 64
+
 Dim: TypeAlias = "int | sympy.Expr"
 
 
@@ -88,6 +91,8 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 def maximum(*dims: Dim) -> Dim:
     if is_static(*dims):
         return max(dims)  # type: ignore[type-var]
+    if any(not isinstance(d, int) and d.is_nonnegative for d in dims):
+        dims = tuple(d for d in dims if not isinstance(d, int) or d > 0)
     dims = _largest_multiples(dims)
     if len(dims) == 1:
         return dims[0]
@@ -126,11 +131,12 @@ def evaluate(value: Dim, env: Mapping[str, int]) -> int:
     return int(value.subs({s: env[s.name] for s in value.free_symbols}))
 
 
-def estimate(value: Dim, typical: int = 64) -> int:
-    """A number to reckon costs with: every unknown symbol is taken as `typical`."""
+def estimate(value: Dim, sizes: Mapping[str, int] | None = None) -> int:
+    """A number to reckon costs with: a symbol counts as what `sizes` says, else as 64."""
     if isinstance(value, int):
         return value
-    return max(1, int(value.subs(dict.fromkeys(value.free_symbols, typical))))
+    known = sizes or {}
+    return max(1, int(value.subs({s: known.get(s.name, TYPICAL) for s in value.free_symbols})))
 
 
 def c_text(value: Dim, names: Mapping[str, str]) -> str:
