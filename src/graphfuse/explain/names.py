@@ -32,7 +32,8 @@ def amount(count: float) -> str:
     """A number of bytes for people: 1.5 MB (decimal, as files and bandwidths are)."""
     for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= size:
-            return f"{count / size:.3g} {unit}"
+            value = count / size
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.3g} {unit}"
     return f"{count:.0f} B"
 
 
