@@ -179,28 +179,24 @@ class Scope:
         name, element = suffix(e.dtype), c_type(e.dtype)
         array = self.writer.fresh("e")
         counter = self.writer.fresh("l")
-        self.writer.line(f"{element} {array}[GF_W] = {{0}};")
+        writer = self.writer
+        writer.line(f"{element} {array}[GF_W] = {{0}};")
         position = self.index(lane)
-        with self.writer.loop(counter, "0", self.count or "GF_W"):
-            body = self.writer.section()
+        # Whatever is the same for all lanes is written ahead of the loop over them.
+        self.writer = writer.section()
+        with writer.loop(counter, "0", self.count or "GF_W"):
+            body = writer.section()
             inner = self.child({lane: f"({position} + {counter})"}, writer=body)
-            inner._forget()
             if e.guard is None:
                 body.line(f"{array}[{counter}] = *({inner.address(acc, e.tensor)});")
             else:
                 fill = inner.scalar(e.fill) if e.fill is not None else "0"
+                body.line(f"{array}[{counter}] = {fill};")
                 with body.block(f"if ({inner.index(e.guard)})"):
-                    guarded = body.section()
-                    inside = inner.child(writer=guarded)
-                    inside._forget()
-                    guarded.line(f"{array}[{counter}] = *({inside.address(acc, e.tensor)});")
-                with body.block("else"):
-                    body.line(f"{array}[{counter}] = {fill};")
-        return self.writer.let(vector_type(e.dtype), f"gf_load_{name}({array})", "x")
-
-    def _forget(self) -> None:
-        """Depths found in outer scopes don't hold here, since a variable was bound anew."""
-        self._depths = {}
+                    inner.writer = body.section()
+                    body.line(f"{array}[{counter}] = *({inner.address(acc, e.tensor)});")
+        self.writer = writer
+        return writer.let(vector_type(e.dtype), f"gf_load_{name}({array})", "x")
 
     def address(self, acc: Access, tensor: Tensor) -> str:
         """The C text of the pointer to the element (of the first lane)."""

@@ -77,9 +77,10 @@ class Elements:
         """The element of a tensor at an index. Raises Misaligned."""
         index = tuple(_zero_if_unit(d, e) for d, e in zip(t.shape, index, strict=True))
         if t in self.results:
-            if index != self.canonical(t):
+            if index == self.canonical(t):
+                return self.results[t]
+            if not isinstance(t.prim, Map):
                 raise Misaligned(f"{t} is read at another row than its own")
-            return self.results[t]
         if id(t) not in self._members:
             return Load(t, index)
         key = (t, index)

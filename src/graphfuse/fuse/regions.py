@@ -280,6 +280,8 @@ def _may_merge(fusion: Fusion, region: Region, feeder: Region, t: Tensor) -> Ver
     misaligned = _misaligned(fusion, region, [x for x in feeder.tensors if x not in region.tensors])
     if misaligned is not None and region.kind == "rows":
         return misaligned
+    if region.kind == "contraction" and any(_depends(fusion, a, feeder) for a in region.anchor.args):
+        return Verdict("the contraction reads it, or what is made of it, from memory", name(feeder.anchor))
     # A path from one region through a third back to the other would close a cycle.
     if _depends_through_outside(fusion, region, feeder) or _depends_through_outside(fusion, feeder, region):
         return Verdict("a third region stands between the two", name(feeder.anchor))
