@@ -328,6 +328,21 @@ def test_a_library_that_does_not_load(artifact: Path, tmp_path: Path) -> None:
         Session(type(bundle)(tmp_path, bundle.manifest, broken, bundle.weights))
 
 
+def test_code_for_another_machine_is_never_loaded(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = read_bundle(artifact)
+    monkeypatch.setattr("graphfuse.target.cpu_flags", frozenset)
+    with pytest.raises(ArtifactError, match="made for another machine"):
+        Session(bundle)
+
+
+def test_without_a_temporary_folder_the_error_says_what_to_set(
+    artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(ArtifactError, match="set TMPDIR"):
+        Session(artifact)
+
+
 def test_an_artifact_replaced_in_place_is_the_new_one(artifact: Path, tmp_path: Path) -> None:
     # The loader goes by the path of a library that it has loaded already.
     place = tmp_path / "model.gf"

@@ -113,14 +113,20 @@ def read_bundle(folder: str | Path, *, runnable: bool = True, thorough: bool = F
         what = "this is no graphfuse artifact" if folder.exists() else "no such artifact"
         raise ArtifactError(what, where=where, remedy="name a folder that `graphfuse compile` wrote")
     manifest = parse_manifest(_manifest_text(folder), where)
-    lacking = missing_here(manifest.target) if runnable else ()
-    if lacking:
-        why = f"it is for {manifest.target.key()}, this machine lacks {', '.join(lacking)}"
-        raise ArtifactError("made for another machine", where=where, why=why, remedy="compile the model for this one")
+    if runnable:
+        check_runnable(manifest, where)
     needed = (*_NEEDED, WEIGHTS) if manifest.weights_bytes else _NEEDED
     for name in (*FILES, *(n for n in manifest.files if n not in FILES)):
         _check_file(folder, name, manifest, needed, thorough)
     return Bundle(folder, manifest, folder / LIBRARY, folder / WEIGHTS if manifest.weights_bytes else None)
+
+
+def check_runnable(manifest: Manifest, where: str) -> None:
+    """Raises ArtifactError, telling what is lacking, when this machine cannot run the artifact's library."""
+    lacking = missing_here(manifest.target)
+    if lacking:
+        why = f"it is for {manifest.target.key()}, this machine lacks {', '.join(lacking)}"
+        raise ArtifactError("made for another machine", where=where, why=why, remedy="compile the model for this one")
 
 
 def _check_file(folder: Path, name: str, manifest: Manifest, needed: tuple[str, ...], thorough: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from graphfuse.errors import ArtifactError, InternalError
+from graphfuse.toolchain.files import disk_errors
 
 _POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 # name -> (result, arguments) of every function that an artifact exports.
@@ -91,7 +92,10 @@ def address_of(array: np.ndarray[Any, Any]) -> int:
 
 def _load(path: Path) -> dict[str, Callable[..., Any]]:
     """The exported functions, typed. Raises ArtifactError if the loader refuses the file or a function is missing."""
-    with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
+    with (
+        disk_errors(ArtifactError, path, "set TMPDIR to a folder that can be written"),
+        tempfile.TemporaryDirectory(prefix="graphfuse-") as folder,
+    ):
         # The loader takes a path that it has seen for the library it saw there, even if the file was replaced since.
         alias = Path(folder, path.name)
         alias.symlink_to(os.path.abspath(path))

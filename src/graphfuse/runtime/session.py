@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from graphfuse.artifact.bundle import Bundle, read_bundle
+from graphfuse.artifact.bundle import Bundle, check_runnable, read_bundle
 from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
@@ -89,6 +89,7 @@ class Session:
 
     def __init__(self, artifact: Bundle | str | Path, threads: int | None = None) -> None:
         bundle = artifact if isinstance(artifact, Bundle) else read_bundle(artifact)
+        check_runnable(bundle.manifest, str(bundle.folder))  # code for another CPU would end the process
         self.manifest: Manifest = bundle.manifest
         self._library = Library(bundle.library)
         self._weights: Weights | None = Weights(bundle.weights)
