@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from graphfuse.graph.dims import Dim, add, evaluate, floordiv
+from graphfuse.graph.dims import Dim, add, evaluate, floordiv, mul
 from graphfuse.graph.dtypes import F32, DType
 from graphfuse.ops.tensor import Tensor, Window
 
@@ -126,4 +126,38 @@ def pool(
         f"{kind} {list(x.shape)} {w}", kind, (x,), {x: view_of(x, x_order or last, gap=gap, offset=offset)},
         out, view_of(out, out_order or last, gap=gap, offset=offset), 1,
         attrs=w, epilogue=epilogue, env=env or {}, residual_order=last,
+    )  # fmt: skip
+
+
+def conv_transpose(
+    x_shape: Sequence[Dim],
+    channels: int,
+    w: Window,
+    *,
+    more: Sequence[int] | None = None,
+    dtype: DType = F32,
+    epilogue: Epilogue = PLAIN,
+    x_order: Sequence[int] | None = None,
+    out_order: Sequence[int] | None = None,
+    residual_order: Sequence[int] | None = None,
+    gap: int = 0,
+    offset: int = 0,
+    env: Mapping[str, int] | None = None,
+) -> Case:
+    """A transposed convolution on channels-last views unless orders are given; `more` = output_padding."""
+    x = Tensor(tuple(x_shape), dtype)
+    last = channels_last(x.rank)
+    weight = tensor(x.shape[1], channels // w.groups, *w.kernel, dtype=dtype)
+    spatial: list[Dim] = []
+    for k, d in enumerate(x.shape[2:]):
+        extent = w.dilations[k] * (w.kernel[k] - 1) + 1 + (more[k] if more else 0)
+        pads = add(w.pads_before[k], w.pads_after[k])
+        spatial.append(add(add(mul(add(d, -1), w.strides[k]), extent), mul(-1, pads)))
+    out = Tensor((x.shape[0], channels, *spatial), dtype)
+    values = random_values(np.random.default_rng(7), weight.shape, dtype)
+    return Case(
+        f"conv_transpose {list(x.shape)} -> {channels} {w}", "conv_transpose", (x, weight),
+        {x: view_of(x, x_order or last, gap=gap, offset=offset)},
+        out, view_of(out, out_order or last, gap=gap, offset=offset), 1,
+        attrs=w, epilogue=epilogue, constants={weight: values}, env=env or {}, residual_order=residual_order or last,
     )  # fmt: skip

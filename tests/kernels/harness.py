@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -312,8 +313,8 @@ class Built:
         grain_r, grain_c = self.code.row_grain, self.code.column_grain
         row_cuts = sorted({0, self.rows, *(k * grain_r for k in (1, 2, 5) if k * grain_r < self.rows)})
         column_cuts = sorted({0, self.columns, *(k * grain_c for k in (1, 2) if k * grain_c < self.columns)})
-        rows = list(zip(row_cuts, row_cuts[1:], strict=False))
-        columns = list(zip(column_cuts, column_cuts[1:], strict=False))
+        rows = list(pairwise(row_cuts))
+        columns = list(pairwise(column_cuts))
         return [
             [(a, b, 0, self.columns) for a, b in rows],
             [(0, self.rows, a, b) for a, b in columns],
@@ -408,6 +409,29 @@ def _taps(x: np.ndarray, case: Case, fill: float) -> list[np.ndarray]:
     return found
 
 
+def _conv_transpose(x: np.ndarray, w: np.ndarray, case: Case) -> np.ndarray:
+    """Every input pixel adds its weights to the output, which is then cut to its place."""
+    a = case.attrs
+    per_in, per_out = x.shape[1] // a.groups, w.shape[1]
+    spatial = [evaluate(d, case.env) for d in case.out.shape[2:]]
+    before = [evaluate(p, case.env) for p in a.pads_before]
+    full = [
+        (n - 1) * s + d * (k - 1) + 1 for n, s, d, k in zip(x.shape[2:], a.strides, a.dilations, a.kernel, strict=True)
+    ]
+    room = [max(f, b + n) for f, b, n in zip(full, before, spatial, strict=True)]
+    out = np.zeros((x.shape[0], per_out * a.groups, *room), x.dtype)
+    for tap in np.ndindex(*a.kernel):
+        cut = tuple(
+            slice(t * d, t * d + (n - 1) * s + 1, s)
+            for t, d, n, s in zip(tap, a.dilations, x.shape[2:], a.strides, strict=True)
+        )
+        for g in range(a.groups):
+            xs = x[:, g * per_in : (g + 1) * per_in]
+            ws = w[(slice(g * per_in, (g + 1) * per_in), slice(None), *tap)]
+            out[(slice(None), slice(g * per_out, (g + 1) * per_out), *cut)] += np.einsum("nc...,co->no...", xs, ws)
+    return out[(slice(None), slice(None), *(slice(b, b + n) for b, n in zip(before, spatial, strict=True)))]
+
+
 def _max_pool(x: np.ndarray, case: Case) -> np.ndarray:
     lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(case.out.dtype.numpy()).min
     return np.maximum.reduce(_taps(x, case, lowest))
@@ -429,6 +453,7 @@ def _average_pool(x: np.ndarray, case: Case) -> np.ndarray:
 CONTRACTIONS: dict[str, Callable[..., np.ndarray]] = {
     "matmul": _matmul,
     "conv": _conv,
+    "conv_transpose": _conv_transpose,
     "max_pool": _max_pool,
     "average_pool": _average_pool,
 }

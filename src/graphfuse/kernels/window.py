@@ -72,15 +72,16 @@ def geometry(site: ContractionSite) -> Geometry:
     x = site.prim.args[0]
     view = site.view(x)
     window: Window = site.prim.attrs
-    missing = 3 - (x.rank - 2)
+    out = site.contraction.shape
+    spatial = _spatial_axes(x.shape, out, window)
+    missing = 3 - len(spatial)
 
     def three(values: Sequence[Dim], fill: Dim) -> tuple[Dim, ...]:
-        return (fill,) * missing + tuple(values)
+        return (fill,) * missing + tuple(values[k] for k in spatial)
 
     def ints(values: Sequence[int]) -> tuple[int, ...]:
-        return (1,) * missing + tuple(values)
+        return (1,) * missing + tuple(values[k] for k in spatial)
 
-    out = site.contraction.shape
     return Geometry(
         kernel=ints(window.kernel),
         strides=ints(window.strides),
@@ -96,9 +97,21 @@ def geometry(site: ContractionSite) -> Geometry:
         x_batch=view.strides[0],
         x_channel=view.strides[1],
         x_space=three(view.strides[2:], 0),
-        axes=(None,) * missing + tuple(range(2, x.rank)),
+        axes=(None,) * missing + tuple(k + 2 for k in spatial),
         may_round_up="pool" in site.prim.kind,
     )
+
+
+def _spatial_axes(size: Sequence[Dim], out: Sequence[Dim], window: Window) -> list[int]:
+    """The spatial axes that the window moves or reaches along; a sequence kept as an image one pixel wide has one.
+
+    Tiles run along the last of them, so one that is only there for the shape must not be it.
+    """
+    idle = [
+        size[k + 2] == out[k + 2] == window.kernel[k] == 1 and window.pads_before[k] == window.pads_after[k] == 0
+        for k in range(len(window.kernel))
+    ]
+    return [k for k, is_idle in enumerate(idle) if not is_idle] or [len(idle) - 1]
 
 
 def _known(d: Dim) -> int:
@@ -160,31 +173,35 @@ def taps_with_padding(fn: Function, w: Writer, g: Geometry, axis: int, origin: s
 
 
 class ScratchLines:
-    """Input lines copied to scratch: channels last, `pixels` wide, zero where the image ends.
+    """Input lines copied to scratch: channels last, `pixels` wide, zero where the image ends, `lines` to a plane."""
 
-    Line y of plane k lies at `(k * lines + y - first line) * pixels * channels`.
-    """
-
-    def __init__(self, fn: Function, g: Geometry, dtype: DType, x: str, lines: Dim, pixels: Dim) -> None:
-        self.fn, self.g, self.dtype, self.x = fn, g, dtype, x
+    def __init__(self, fn: Function, g: Geometry, dtype: DType, lines: Dim, pixels: Dim) -> None:
+        self.fn, self.g, self.dtype = fn, g, dtype
         self.pixels = pixels
-        self.lines = lines
         self.line_stride = mul(pixels, g.channels)
         self.plane_stride = mul(self.line_stride, lines)
 
-    def copy_line(self, w: Writer, source: str, target: str, first_pixel: str, channels: tuple[str, str]) -> None:
-        """Copy the pixels from `first_pixel` (may be outside the image) of the line at `source`."""
+    def place(self, plane: str, line: str) -> list[tuple[str, Dim]]:
+        """Where a line lies: C texts and the strides they are multiplied by."""
+        return [(plane, self.plane_stride if self.g.kernel[0] > 1 else 0), (line, self.line_stride)]
+
+    def copy_line(
+        self, w: Writer, source: str, target: str, first_pixel: str, channels: tuple[str, str] | None
+    ) -> None:
+        """Copy the pixels from `first_pixel` (may be outside the image) of the line at `source`.
+
+        `channels`: C text of the first channel and the number of channels, None for all.
+        """
         g, fn = self.g, self.fn
         width, pixels = fn.dim(g.size[2]), fn.dim(self.pixels)
-        left = w.let("int64_t", f"gf_clamp64(-{first_pixel}, 0, {pixels})", "left")
-        right = w.let("int64_t", f"gf_clamp64({width} - {first_pixel}, {left}, {pixels})", "right")
-        channel, count = channels
+        left = w.let("int64_t", f"gf_clamp64(-{first_pixel}, 0, {pixels})", "skip")
+        right = w.let("int64_t", f"gf_clamp64({width} - {first_pixel}, {left}, {pixels})", "until")
         c = c_type(self.dtype)
+        channel, count = channels or ("0", str(g.channels))
         start = affine([(f"({first_pixel} + {left})", g.x_space[2]), (channel, g.x_channel)], fn.params)
         w.line(f"const {c} *from = {source} + {start};")
         w.line(f"{c} *to = {target} + {channel};")
-        whole = channel == "0"
-        if whole:
+        if channels is None:
             w.line(f"memset(to, 0, (size_t)({left} * {g.channels}) * sizeof({c}));")
             w.line(f"to += {left} * {g.channels};")
             self._copy_pixels(w, f"{right} - {left}")
@@ -193,10 +210,9 @@ class ScratchLines:
             return
         with w.loop("q", "0", pixels):
             w.line(f"const int inside = q >= {left} && q < {right};")
-            step = affine([(f"(q - {left})", g.x_space[2])], fn.params)
-            each = affine([("j", g.x_channel)], fn.params)
+            place = affine([(f"(q - {left})", g.x_space[2]), ("j", g.x_channel)], fn.params)
             with w.loop("j", "0", count):
-                w.line(f"to[q * {g.channels} + j] = inside ? from[{step} + {each}] : 0;")
+                w.line(f"to[q * {g.channels} + j] = inside ? from[{place}] : 0;")
 
     def _copy_pixels(self, w: Writer, count: str) -> None:
         g, fn = self.g, self.fn
