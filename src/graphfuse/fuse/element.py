@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.graph.dtypes import I64
-from graphfuse.ops.expr import Arg, Const, Expr, Load, Result, Var, loads_of, substitute
+from graphfuse.ops.expr import Arg, Const, Expr, Load, Result, loads_of, substitute
 from graphfuse.ops.tensor import Generate, IndexMap, Map, Reduce, Tensor, broadcast_index, variables
 
 
@@ -29,42 +29,23 @@ class Elements:
         self.space = tuple(space)
         self.results = results
         self._members = set(map(id, members))
+        self._folded = {axis for t in members if isinstance(t.prim, Reduce) for axis in t.prim.axes}
         self._memo: dict[tuple[Tensor, tuple[Expr, ...]], Expr] = {}
 
     def canonical(self, t: Tensor) -> tuple[Expr, ...]:
-        """The index of a tensor at the current point of the space; per-row tensors align by their axes above 1."""
+        """The index of a tensor at the current point of the space; axes of size 1 stand at 0.
+
+        A per-row tensor may have lost or gained axes of size 1: its others are those that no reduction folds, in order.
+        """
         space = variables(len(self.space))
-        if same_shape(t.shape, self.space):
+        if same_shape(t.shape, self.space) or id(t) not in self._members:
             return tuple(_zero_if_unit(d, v) for d, v in zip(t.shape, space, strict=True))
-        return self._aligned(t, list(space))
-
-    def _aligned(self, t: Tensor, space: list[Var]) -> tuple[Expr, ...]:
-        if t.rank == len(self.space) and all(is_unit(d) or d == s for d, s in zip(t.shape, self.space, strict=True)):
-            return tuple(_zero_if_unit(d, v) for d, v in zip(t.shape, space, strict=True))
-        # Axes may have been squeezed away: match the remaining ones from the left, by size.
-        index: list[Expr] = []
-        position = 0
-        for d in t.shape:
-            if is_unit(d):
-                index.append(Const(0, I64))
-                continue
-            while position < len(self.space) and not (self.space[position] == d and position not in self._folded(t)):
-                position += 1
-            if position == len(self.space):
-                raise Misaligned(f"{t} does not line up with the rows of {list(self.space)}")
-            index.append(space[position])
-            position += 1
-        return tuple(index)
-
-    def _folded(self, t: Tensor) -> frozenset[int]:
-        """The axes of the space that a squeezed per-row tensor can't have."""
-        while t.prim is not None and id(t) in self._members and t.rank != len(self.space):
-            t = t.args[0]
-        if t.rank != len(self.space):
-            return frozenset()
-        return frozenset(
-            k for k, (d, s) in enumerate(zip(t.shape, self.space, strict=True)) if is_unit(d) and not is_unit(s)
-        )
+        rows = [k for k, d in enumerate(self.space) if k not in self._folded and not is_unit(d)]
+        axes = [k for k, d in enumerate(t.shape) if not is_unit(d)]
+        if not same_shape([t.shape[k] for k in axes], [self.space[k] for k in rows]):
+            raise Misaligned(f"{t} does not line up with the rows of {list(self.space)}")
+        place = dict(zip(axes, rows, strict=True))
+        return tuple(space[place[k]] if k in place else Const(0, I64) for k in range(t.rank))
 
     def forget(self) -> None:
         """Drop what was inlined so far: `results` has changed."""
