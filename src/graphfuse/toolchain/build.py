@@ -20,7 +20,7 @@ from graphfuse.toolchain.files import disk_errors, full_disk, write_atomic
 from graphfuse.toolchain.process import Children, Finished
 
 # Starting the compiler and reading the preamble takes 60 to 80 ms, a short kernel 2 to 10 ms more, a convolution 50 to
-# 100: short kernels share units of this many characters. Long ones keep their own, for other models to find in the cache.
+# 100: short kernels share units of this many characters, long ones keep theirs for other models to find in the cache.
 _UNIT_CHARACTERS = 12_000
 _MOST_JOBS = 8
 _ROOM = 4 << 20  # bytes that the files of one compiler call fit in
