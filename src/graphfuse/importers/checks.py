@@ -7,7 +7,6 @@ inside the model's own folder.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +111,20 @@ def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
             _check_typed(tensor, dtype, elements, where)
 
 
+def check_text(proto: onnx.ModelProto, where: str) -> None:
+    """Check that every name and text attribute is text. Raises ModelFileError: bytes that are no UTF-8."""
+    for name in _names(proto):
+        if not isinstance(name, str):
+            raise ModelFileError(f"the name {name!r} is not UTF-8", where=where, remedy=_EXPORT_AGAIN)
+    for attribute in _attributes(proto):
+        try:
+            for text in (attribute.s, *attribute.strings):
+                text.decode()
+        except UnicodeDecodeError as error:
+            what = f"the text in attribute {attribute.name!r} is not UTF-8"
+            raise ModelFileError(what, where=where, remedy=_EXPORT_AGAIN) from error
+
+
 def _check_bytes(present: int, dtype: ir.DataType, elements: int, where: str) -> None:
     if dtype == ir.DataType.STRING:
         raise ModelFileError("a tensor of strings cannot be raw bytes", where=where, remedy=_EXPORT_AGAIN)
@@ -158,11 +171,11 @@ def external_file(folder: Path, location: str, where: str) -> Path:
 
     Raises ModelFileError when it is missing or lies outside.
     """
-    parts = location.replace("\\", "/").split("/")
+    parts = location.replace("\\", "/").split("/")  # what another system reads as a folder is one here
     if not location or "\0" in location:
         raise ModelFileError("its external data names no file", where=where, remedy=_EXPORT_AGAIN)
     inside = "keep external data beside the model, in the same folder"
-    if os.path.isabs(location) or Path(location).drive or parts[0].endswith(":") or ".." in parts:
+    if not parts[0] or parts[0][1:2] == ":" or ".." in parts:
         raise ModelFileError(f"external data {location!r} lies outside the model's folder", where=where, remedy=inside)
     root, file = folder.resolve(), (folder / location).resolve()
     if not file.is_relative_to(root):
@@ -180,34 +193,53 @@ def _bytes(dtype: ir.DataType, elements: int) -> int:
     return (elements * dtype.bitwidth + 7) // 8
 
 
-def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    yield from _graph_tensors(proto.graph)
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every body inside it or inside a function."""
+    waiting = [proto.graph]
+    waiting += [body for function in proto.functions for node in function.node for body in _bodies(node)]
+    for graph in waiting:
+        yield graph
+        waiting += [body for node in graph.node for body in _bodies(node)]
+
+
+def _bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    single = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+    return [*single, *(graph for attribute in node.attribute for graph in attribute.graphs)]
+
+
+def _nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     for function in proto.functions:
-        for attribute in function.attribute_proto:
-            yield from _attribute_tensors(attribute)
-        for node in function.node:
-            for attribute in node.attribute:
-                yield from _attribute_tensors(attribute)
+        yield from function.node
+    for graph in _graphs(proto):
+        yield from graph.node
 
 
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from _attribute_tensors(attribute)
+def _attributes(proto: onnx.ModelProto) -> Iterator[onnx.AttributeProto]:
+    for function in proto.functions:
+        yield from function.attribute_proto
+    for node in _nodes(proto):
+        yield from node.attribute
 
 
-def _attribute_tensors(attribute: onnx.AttributeProto) -> Iterator[onnx.TensorProto]:
-    if attribute.HasField("t"):
-        yield attribute.t
-    yield from attribute.tensors
-    if attribute.HasField("sparse_tensor"):
-        yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
-    for sparse in attribute.sparse_tensors:
-        yield from (sparse.values, sparse.indices)
-    if attribute.HasField("g"):
-        yield from _graph_tensors(attribute.g)
-    for graph in attribute.graphs:
-        yield from _graph_tensors(graph)
+def _names(proto: onnx.ModelProto) -> Iterator[object]:
+    for graph in _graphs(proto):
+        yield from (value.name for value in (*graph.input, *graph.output, *graph.value_info))
+        yield from (tensor.name for tensor in graph.initializer)
+    for node in _nodes(proto):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    for graph in _graphs(proto):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for attribute in _attributes(proto):
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)

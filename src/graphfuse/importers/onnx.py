@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx_ir as ir
@@ -10,7 +13,7 @@ import onnx_ir.passes.common as passes
 
 from graphfuse.errors import GraphfuseError, ModelFileError, one_line
 from graphfuse.graph.origins import all_nodes, check_origins, origins, set_origins
-from graphfuse.importers.checks import check_opset, check_tensors, read_proto
+from graphfuse.importers.checks import check_opset, check_tensors, check_text, read_proto
 from graphfuse.importers.common import Imported
 from graphfuse.importers.opset import convert_opset
 from graphfuse.importers.shapes import infer_or_refuse, name_dims, unknown_values
@@ -31,20 +34,39 @@ def import_onnx(path: str | os.PathLike[str]) -> Imported:
     file = Path(path)
     where = str(path)
     proto = read_proto(file)
+    check_text(proto, where)
     check_opset(proto, where)
     check_tensors(proto, file)
     if proto.graph.sparse_initializer:
         raise ModelFileError("sparse weights are not supported", where=where, remedy="store them densely")
     try:
-        model = ir.from_proto(proto)
-        ir.external_data.set_base_dir(model.graph, str(file.parent))
-        return _import(model, where)
+        with _quiet():
+            model = ir.from_proto(proto)
+            ir.external_data.set_base_dir(model.graph, str(file.parent))
+            return _import(model, where)
     except GraphfuseError:
         raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         # The libraries below raise these for files that are well-formed protobuf but not well-formed ONNX.
-        why = one_line(f"{type(error).__name__}: {error}")
-        raise ModelFileError("not a valid ONNX model", where=where, why=why) from error
+        raise ModelFileError("not a valid ONNX model", where=where, why=_root_cause(error)) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' log lines about a broken file off the terminal: the error that follows says it."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return one_line(f"{type(error).__name__}: {error}", 200)
 
 
 def _import(model: ir.Model, where: str) -> Imported:
@@ -54,6 +76,7 @@ def _import(model: ir.Model, where: str) -> Imported:
     _drop_initializers_from_inputs(model)
     _name_nodes(model)
     _trim_absent_outputs(model)
+    _forget_declared_shapes(model)
     passes.NameFixPass()(model)
     for node in all_nodes(model.graph):
         assert node.name is not None
@@ -88,8 +111,7 @@ def _inline_functions(model: ir.Model, where: str) -> None:
     try:
         passes.InlinePass()(model)
     except (ValueError, ir.passes.PassError) as error:
-        why = one_line(str(error.__cause__ or error))
-        raise ModelFileError("the model's functions cannot be inlined", where=where, why=why) from error
+        raise ModelFileError("the model's functions cannot be inlined", where=where, why=_root_cause(error)) from error
     for node in all_nodes(model.graph):
         call = node.metadata_props.pop(_CALL_KEY, None)
         node.name = f"{call}/{node.name or node.op_type}" if call else node.name
@@ -125,6 +147,14 @@ def _trim_absent_outputs(model: ir.Model) -> None:
             count -= 1
         if count < len(node.outputs):
             node.resize_outputs(count)
+
+
+def _forget_declared_shapes(model: ir.Model) -> None:
+    """Drop what the file says about values inside the graph: exporters and editors leave it stale."""
+    for node in all_nodes(model.graph):
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape, value.type = None, None
 
 
 def _lift_constants(model: ir.Model, ledger: Ledger) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx.shape_inference
 import onnx.version_converter
 import onnx_ir as ir
 
@@ -30,6 +31,7 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
     """
     version = model.opset_imports[""]
     _refuse_unknown_ops(model, version, where)
+    _read_small_external(model.graph)
     if version == OPSET:
         _check(_light_proto(model), where)
         return model
@@ -178,7 +180,15 @@ def _free_prefix(model: ir.Model) -> None:
 
 
 def _heavy(tensor: ir.TensorProtocol | None) -> bool:
-    return tensor is not None and tensor.nbytes > _SMALL_BYTES
+    return tensor is not None and (tensor.nbytes > _SMALL_BYTES or isinstance(tensor, ir.ExternalTensor))
+
+
+def _read_small_external(graph: ir.Graph) -> None:
+    """Take small external data into memory: the converter may have to read it."""
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= _SMALL_BYTES:
+            value.const_value = ir.tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def _light_proto(model: ir.Model) -> onnx.ModelProto:
@@ -200,11 +210,27 @@ def _light_proto(model: ir.Model) -> onnx.ModelProto:
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:
+    """Refuse what breaks ONNX's rules: structure, attributes, element types, axes out of range."""
     try:
         onnx.checker.check_model(proto)
-    except (onnx.checker.ValidationError, RuntimeError) as error:
-        why = one_line(re.split(r"==>", str(error))[0])
+        onnx.shape_inference.infer_shapes(_without_output_shapes(proto), check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
+        why = one_line(re.split(r"==>", str(error))[0], 200)
         raise ModelFileError("not a valid ONNX model", where=where, why=why) from error
+
+
+def _without_output_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that claims nothing about the shapes of outputs, which the checker wants stated but files have wrong."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    graphs = [copy.graph]
+    for graph in graphs:
+        for output in graph.output:
+            output.type.tensor_type.ClearField("shape")
+        for attribute in (a for node in graph.node for a in node.attribute):
+            graphs += [attribute.g] if attribute.HasField("g") else []
+            graphs += attribute.graphs
+    return copy
 
 
 def _convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:

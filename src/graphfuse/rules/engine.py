@@ -94,7 +94,10 @@ class _Rewriter:
         return changed
 
     def _try(self, pattern: Pattern, graph: ir.Graph, node: ir.Node) -> bool:
-        delta = pattern.rewriter.try_rewrite(self.model, graph, node, tracer=self.misses)
+        try:
+            delta = pattern.rewriter.try_rewrite(self.model, graph, node, tracer=self.misses)
+        except Exception as error:
+            raise InternalError(f"the rule {pattern.name} failed", where=label(node), why=repr(error)) from error
         if delta is None:
             return False
         self.last = f"{pattern.name} at {label(node)}"

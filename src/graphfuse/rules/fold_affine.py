@@ -36,11 +36,12 @@ class FoldAffine(Rule):
         values = np.ones(product.channels) if c is None else product.per_channel(c)
         if isinstance(values, MatchResult):
             return values
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             scale, shift = self.affine(values, product.channels)
+            bias = product.bias_or_zero() * scale + shift
         if not product.has_bias and shift.any():
             return no()  # a matrix product has nowhere to put it; the Add is its epilogue
-        return fits(product.weight, scale, product.bias_or_zero() * scale + shift)
+        return fits(product.weight, scale, bias)
 
     def rewrite(self, op: Any, y: ir.Value, c: ir.Value | None = None, **_: Any) -> ir.Value:
         product = contraction(y.producer())
