@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 from graphfuse.graph.dims import Dim, add, mul
 from graphfuse.graph.dtypes import I64
-from graphfuse.ops.expr import Call, Const, Expr, Load, Size, Var, depends_on
+from graphfuse.ops.expr import Call, Const, Expr, Size, Var, depends_on, loads_of, maximum, minimum
+from graphfuse.ops.tensor import size as extent
 from graphfuse.plan.view import View
 
 
@@ -42,9 +43,13 @@ def access(view: View, index: Sequence[Expr]) -> Access:
     """The address of an element of a view. The view's own offset is not part of it: pointers carry it."""
     result = Access(view, 0, {})
     for e, stride, size in zip(index, view.strides, view.shape, strict=True):
-        if isinstance(size, int) and size == 1 and not isinstance(e, Load):
+        if isinstance(size, int) and size == 1:
             continue  # only index 0 exists, whatever the expression
-        _accumulate(result, e, stride)
+        if loads_of([e]):
+            # An index that comes from data is held inside the axis: a stranger's index must not read elsewhere.
+            result.irregular.append((minimum(maximum(e, 0), extent(size) - 1), stride))
+        else:
+            _accumulate(result, e, stride)
     return result
 
 

@@ -215,7 +215,7 @@ class Scope:
         homes = [(e, s, self._depth(e)) for e, s in acc.irregular]
         for scope in reversed(chain):
             terms = [self._term(self.index(v), s) for v, s in acc.strides.items() if s != 0 and owner[v] == scope.depth]
-            terms += [self._term(self._bounded(e, acc), s) for e, s, depth in homes if depth == scope.depth and s != 0]
+            terms += [self._term(self.index(e), s) for e, s, depth in homes if depth == scope.depth and s != 0]
             if scope.depth == 0 and acc.constant != 0:
                 terms.append(self.context.params.dim(acc.constant, "o"))
             if terms:
@@ -232,23 +232,6 @@ class Scope:
 
     def _term(self, text: str, stride: Dim) -> str:
         return text if stride == 1 else f"{text} * {self.context.params.dim(stride, 's')}"
-
-    def _bounded(self, e: Expr, acc: Access) -> str:
-        # An index that comes from data is held inside the axis: a stranger's index must not read elsewhere.
-        text = self.index(e)
-        if not contains_load(e):
-            return text
-        limit = next(
-            (
-                d
-                for d, s in zip(acc.view.shape, acc.view.strides, strict=True)
-                if any(x is e and y == s for x, y in acc.irregular)
-            ),
-            None,
-        )
-        if limit is None:
-            raise ValueError("a data-dependent index must address one axis")
-        return f"gf_clamp64({text}, 0, {self.context.params.dim(limit)} - 1)"
 
     # ------------------------------------------------------------------ scalars (index arithmetic)
 
@@ -310,10 +293,6 @@ class Scope:
         else:
             step = self.context.params.dim(stride, "s")
             self.writer.line(f"gf_stores_{name}({pointer}, {step}, {value});")
-
-
-def contains_load(e: Expr) -> bool:
-    return isinstance(e, Load) or any(contains_load(c) for c in children(e))
 
 
 def literal(e: Const) -> str:
