@@ -23,6 +23,7 @@ from graphfuse.toolchain.process import Children, Finished
 # 100: short kernels share units of this many characters, long ones keep theirs for other models to find in the cache.
 _UNIT_CHARACTERS = 12_000
 _MOST_JOBS = 8
+LIBRARY = "libmodel.so"
 _ROOM = 4 << 20  # bytes that the files of one compiler call fit in
 _MAIN = "model.main"  # no kernel can be called so
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
@@ -64,20 +65,23 @@ def build(
     compiler = find_compiler(options.cc, target)
     cache = ObjectCache(options.cache_root(), options.cache_bytes)
     compile_flags = compiler.compile_flags(target, options.cflags)
-    link_flags = compiler.link_flags(target, options.cflags)
     units = units_of(module)
+    link_commands = compiler.link_commands(target, [f"{unit.name}.o" for unit in units], LIBRARY, options.cflags)
     keys = [content_key(compiler.version, *compile_flags, unit.name, unit.text) for unit in units]
-    library_key = content_key("library", compiler.version, *link_flags, *keys)
+    # The compiler's path is no part of what it makes, so the programs' names are left out.
+    library_key = content_key(
+        "library", compiler.version, *(flag for command in link_commands for flag in command[1:]), *keys
+    )
     library = cache.get(library_key)
     if library is None:
         with cache.workdir() as work, _Build(compiler, cache, work) as job:
             report = progress or _silent
             job.compile_all(units, keys, compile_flags, report)
-            library = job.link([f"{unit.name}.o" for unit in units], link_flags)
-            report(len(units) + 1, len(units) + 1, "libmodel.so")
+            library = job.link(link_commands)
+            report(len(units) + 1, len(units) + 1, LIBRARY)
             cache.put(library_key, library)
         cache.prune()
-    path = folder / "libmodel.so"
+    path = folder / LIBRARY
     with disk_errors(ToolchainError, path):
         write_atomic(path, library)
     return path
@@ -130,14 +134,18 @@ class _Build:
                 self.children.kill()
                 raise
 
-    def link(self, objects: Sequence[str], flags: Sequence[str]) -> bytes:
-        """The shared library of the objects in the working folder, in the given order."""
-        finished = self._run((*flags, *objects, "-lm", "-lpthread", "-o", "libmodel.so"))
-        library = self.work / "libmodel.so"
-        if finished.status != 0 or not library.is_file():
-            what = "the linker failed"
-            raise self._failure(what, finished, "", "run `graphfuse cache clear` once; if it happens again, report it")
-        return library.read_bytes()
+    def link(self, commands: Sequence[Sequence[str]]) -> bytes:
+        """The shared library that the first command to succeed makes of the objects in the working folder."""
+        library = self.work / LIBRARY
+        for command in commands:
+            finished = self._run(command)
+            if finished.status == 0 and library.is_file():
+                return library.read_bytes()
+            library.unlink(missing_ok=True)
+            if self._lacks_space(finished):
+                break
+        remedy = "run `graphfuse cache clear` once; if it happens again, report it"
+        raise self._failure("the linker failed", finished, "", remedy)
 
     def _object(self, unit: Unit, key: str, flags: Sequence[str]) -> None:
         output = self.work / f"{unit.name}.o"
@@ -148,7 +156,7 @@ class _Build:
                 return
             source = self.work / f"{unit.name}.c"
             source.write_text(unit.text, encoding="utf-8")
-            finished = self._run((*flags, "-c", source.name, "-o", output.name))
+            finished = self._run((*self.compiler.argv, *flags, "-c", source.name, "-o", output.name))
             if finished.status != 0 or not output.is_file():
                 kept = self.cache.keep_failed(f"{unit.name}-{key[:12]}.c", unit.text)
                 what = f"the compiler failed on {unit.name}"
@@ -157,8 +165,8 @@ class _Build:
                 )
             self.cache.put(key, output.read_bytes())
 
-    def _run(self, args: Sequence[str]) -> Finished:
-        return self.compiler.run(self.children, args, self.work, self.cache.zig)
+    def _run(self, command: Sequence[str]) -> Finished:
+        return self.compiler.run(self.children, command, self.work, self.cache.zig)
 
     def _failure(self, what: str, finished: Finished, where: str, remedy: str) -> GraphfuseError:
         if self._lacks_space(finished):

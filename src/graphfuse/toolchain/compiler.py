@@ -44,26 +44,36 @@ class Compiler:
         """Flags to compile one unit for `target`, the caller's own last."""
         return (*_COMMON, *self._machine_flags(target), *extra)
 
-    def link_flags(self, target: Target, extra: Sequence[str] = ()) -> tuple[str, ...]:
-        """Flags to link objects for `target` to a shared library; every symbol must be found."""
+    def link_commands(
+        self, target: Target, objects: Sequence[str], output: str, extra: Sequence[str] = ()
+    ) -> tuple[tuple[str, ...], ...]:
+        """Commands to link a shared library in which every symbol is found; the first that succeeds counts."""
+        libraries = ("-lm", "-lpthread")
         if self.family != "zig":
-            return ("-shared", "-Wl,-z,defs", "-Wl,--build-id=none", *extra)
+            flags = ("-shared", "-Wl,-z,defs", "-Wl,--build-id=none", *extra)
+            return ((*self.argv, *flags, *objects, *libraries, "-o", output),)
         # For the lowest level of the architecture, so that zig builds its own runtime once and not once for every CPU.
         lowest = Target(target.arch, target.os, target.abi, "x86_64" if target.arch == "x86_64" else "aarch64")
-        return ("-shared", "-O2", "-Wl,-z,defs", *self._machine_flags(lowest), *extra)
+        flags = ("-shared", "-O2", "-Wl,-z,defs", *self._machine_flags(lowest), *extra)
+        whole = (*self.argv, *flags, *objects, *libraries, "-o", output)
+        if extra:
+            return (whole,)
+        # Kernels hardly ever call the compiler's own runtime, which takes zig 4 to 5 s to build the first time.
+        machine = ("-target", _zig_triple(target), f"-mcpu={_zig_cpu(lowest)}")
+        without = ("-fno-compiler-rt", "-fno-ubsan-rt", "-z", "defs")
+        short = (self.argv[0], "build-lib", "-dynamic", "-O", "ReleaseFast", *machine, *without, "-lc", *libraries)
+        return ((*short, *objects, f"-femit-bin={output}"), whole)
 
-    def run(self, children: Children, args: Sequence[str], cwd: Path, zig_cache: Path) -> Finished:
-        """Runs the compiler in `cwd`, which takes its temporary files; zig keeps its runtime in `zig_cache`."""
+    def run(self, children: Children, command: Sequence[str], cwd: Path, zig_cache: Path) -> Finished:
+        """Runs a whole command in `cwd`, which takes its temporary files; zig keeps its runtime in `zig_cache`."""
         env = {name: value for name, value in os.environ.items() if self.family != "zig" or name not in _ENV_OF_HEADERS}
         env |= {"LC_ALL": "C", "TMPDIR": str(cwd)}
         env |= {"ZIG_GLOBAL_CACHE_DIR": str(zig_cache), "ZIG_LOCAL_CACHE_DIR": str(cwd / "zig-local")}
-        return children.run((*self.argv, *args), cwd, env)
+        return children.run(command, cwd, env)
 
     def _machine_flags(self, target: Target) -> tuple[str, ...]:
         if self.family == "zig":
-            abi = f"gnu.{_GLIBC}" if target.abi == "gnu" else target.abi
-            flags = ("-target", f"{target.arch}-{target.os}-{abi}", f"-mcpu={_zig_cpu(target)}")
-            return (*flags, "-fno-sanitize=undefined")
+            return ("-target", _zig_triple(target), f"-mcpu={_zig_cpu(target)}", "-fno-sanitize=undefined")
         if target.arch == "aarch64":
             base = "armv8.2-a" if target.features else "armv8-a"
             return ("-march=" + "+".join((base, *target.features)),)
@@ -73,6 +83,10 @@ class Compiler:
             *map("-m".__add__, target.features),
             *wide,
         )
+
+
+def _zig_triple(target: Target) -> str:
+    return f"{target.arch}-{target.os}-" + (f"gnu.{_GLIBC}" if target.abi == "gnu" else target.abi)
 
 
 def _zig_cpu(target: Target) -> str:
