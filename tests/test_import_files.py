@@ -215,7 +215,10 @@ def test_names_and_texts_that_are_no_text(tmp_path: Path) -> None:
 
 def test_sparse_weights(tmp_path: Path) -> None:
     proto = matmul()
-    values, indices = numpy_helper.from_array(np.ones(1, np.float32), "s"), numpy_helper.from_array(np.zeros(1, np.int64))
+    values, indices = (
+        numpy_helper.from_array(np.ones(1, np.float32), "s"),
+        numpy_helper.from_array(np.zeros(1, np.int64)),
+    )
     proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
     refused(save(tmp_path, proto), "sparse")
 

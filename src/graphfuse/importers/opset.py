@@ -36,24 +36,19 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
         _check(_light_proto(model), where)
         return model
     _refuse_unconvertible(model, version, where)
-    _spell_out_old_defaults(model, version)
     borders = [[value.name for value in values] for values in (model.graph.inputs, model.graph.outputs)]
     _free_prefix(model)
     by_name = {node.name: origins(node) for node in all_nodes(model.graph)}
     by_output = {node.outputs[0].name: origins(node) for node in all_nodes(model.graph) if node.outputs}
-    old_modes = {node.outputs[0].name for node in all_nodes(model.graph) if version <= 10 and _is_resize(node)}
+    defaults = {node.outputs[0].name: _old_defaults(node, version) for node in all_nodes(model.graph) if node.outputs}
     proto = _light_proto(model)
     _check(proto, where)
     converted = ir.from_proto(_convert(proto, where))
     _restore(converted, model)
     _carry_origins(converted, by_name, by_output)
     for node in all_nodes(converted.graph):
-        if _is_resize(node) and node.outputs[0].name in old_modes:
-            # Up to opset 10 both ops map y -> floor(y / scale); the converter leaves the later default instead.
-            node.attributes["coordinate_transformation_mode"] = ir.AttrString(
-                "coordinate_transformation_mode", "asymmetric"
-            )
-            node.attributes["nearest_mode"] = ir.AttrString("nearest_mode", "floor")
+        for name, value in defaults.get(node.outputs[0].name, {}).items() if node.outputs else ():
+            node.attributes[name] = ir.AttrString(name, value)
     for values, names in zip((converted.graph.inputs, converted.graph.outputs), borders, strict=True):
         for value, name in zip(values, names, strict=True):
             value.name = name
@@ -64,6 +59,16 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
 
 def _is_resize(node: ir.Node) -> bool:
     return node.domain == "" and node.op_type in ("Resize", "Upsample")
+
+
+def _old_defaults(node: ir.Node, version: int) -> dict[str, str]:
+    """What an op means at `version` where a later default says otherwise and the converter does not write it down."""
+    if version <= 10 and _is_resize(node):
+        # Both ops map y -> floor(y / scale) up to opset 10.
+        return {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    if version < 16 and node.domain == "" and node.op_type == "RoiAlign":
+        return {"coordinate_transformation_mode": "output_half_pixel"}
+    return {}
 
 
 def _refuse_unknown_ops(model: ir.Model, version: int, where: str) -> None:
@@ -94,8 +99,10 @@ def _unconvertible(node: ir.Node, version: int) -> str:
         return "Scan of opset 8 has a batch axis that later opsets lack"
     if node.op_type == "Resize" and mode == "tf_half_pixel_for_nn":
         return "coordinate_transformation_mode tf_half_pixel_for_nn was withdrawn in opset 13"
-    if node.op_type == "GroupNormalization" and 18 <= version < 21 and _group_channels(node) is None:
-        return f"opset {version} has one scale for each group, which must be constant here"
+    if node.op_type == "GroupNormalization" and 18 <= version < 21:
+        return "GroupNormalization of opset 18 to 20, with a scale for each group, was withdrawn in opset 21"
+    if node.op_type == "Hardmax" and version < 13:
+        return "Hardmax up to opset 12 flattens its input, later ones do not"
     if version <= 10 and _is_resize(node) and _shrinks_to_nearest(node):
         return f"opset {version} does not say which element is nearest when an image gets smaller"
     return ""
@@ -107,43 +114,6 @@ def _shrinks_to_nearest(node: ir.Node) -> bool:
     scales = np.asarray(given, np.float32) if given else _constant(node, 1)
     nearest = node.attributes.get_string("mode", "nearest") == "nearest"
     return nearest and scales is not None and bool((scales < 1).any())
-
-
-def _group_channels(node: ir.Node) -> int | None:
-    """The channels of a GroupNormalization whose scale and bias are constants, one for each group; else None."""
-    x, groups = node.inputs[0], node.attributes.get_int("num_groups", 1)
-    channels = x.shape[1] if x is not None and x.shape is not None and len(x.shape) > 1 else None
-    per_group = [_constant(node, k) for k in (1, 2)]
-    constant = all(array is not None and array.shape == (groups,) for array in per_group)
-    return channels if constant and isinstance(channels, int) and channels % groups == 0 else None
-
-
-def _spell_out_old_defaults(model: ir.Model, version: int) -> None:
-    """Write down, where an op's meaning changed and the converter does not follow, the meaning it has at `version`."""
-    for node in all_nodes(model.graph):
-        if node.domain != "":
-            continue
-        if node.op_type == "RoiAlign" and version < 16:
-            name = "coordinate_transformation_mode"
-            node.attributes.setdefault(name, ir.AttrString(name, "output_half_pixel"))
-        if node.op_type == "GroupNormalization" and version < 21:
-            _spread_group_scale(node)
-
-
-def _spread_group_scale(node: ir.Node) -> None:
-    """GroupNormalization has one scale and bias for each group before opset 21, one for each channel since."""
-    channels = _group_channels(node)
-    assert channels is not None
-    assert node.graph is not None
-    for k, kind in ((1, "scale"), (2, "bias")):
-        per_group = _constant(node, k)
-        assert per_group is not None
-        name = f"{node.name}.{kind}"
-        spread = ir.tensor(np.repeat(per_group, channels // len(per_group)), name=name)
-        shape, dtype = ir.Shape(spread.shape.numpy()), ir.TensorType(spread.dtype)
-        value = ir.Value(name=name, const_value=spread, shape=shape, type=dtype)
-        node.graph.register_initializer(value)
-        node.replace_input_with(k, value)
 
 
 def _constant(node: ir.Node, k: int) -> np.ndarray | None:
