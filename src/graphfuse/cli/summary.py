@@ -33,7 +33,7 @@ def to_dict(job: Job) -> dict[str, Any]:
         "compiler": bundle.manifest.compiler if bundle else None,
         "account": account.to_dict()["summary"],
         "arena_bytes": arena if arena is None or isinstance(arena, int) else str(arena),
-        "weights_bytes": _weights(job) if "emit" in job.results else None,
+        "weights_bytes": _weights(job, bundle) if "emit" in job.results else None,
         "seconds": {stage: round(seconds, 3) for stage, seconds in job.timings.items()},
         "certificate": json.loads(certificate.to_json()) if certificate else None,
     }
@@ -127,8 +127,10 @@ def _time(seconds: dict[str, float]) -> Text:
     return text.append(": " + ", ".join(f"{stage} {spent:.2g}" for stage, spent in long), "dim")
 
 
-def _weights(job: Job) -> int:
-    return sum(int(array.nbytes) for array in job.results["emit"].weights)
+def _weights(job: Job, bundle: Bundle | None) -> int:
+    """Bytes of weights.bin; where there is none, of the arrays in the library."""
+    written = bundle.manifest.weights_bytes if bundle else 0
+    return written or sum(int(array.nbytes) for array in job.results["emit"].weights)
 
 
 def _shape(shape: tuple[int, ...]) -> str:
