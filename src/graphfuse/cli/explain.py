@@ -34,7 +34,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Show what became of every node: what fused, what did not, and why."""
-    ledger = _of_artifact(model) if model.is_dir() else _of_model(model, cpu)
+    ledger = _of_artifact(model) if model.is_dir() or model.suffix == ".gf" else _of_model(model, cpu)
     if as_json:
         from graphfuse.explain import account_of
 
