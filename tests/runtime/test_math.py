@@ -30,7 +30,7 @@ def test_error_is_within_the_stated_bound(build: Build, object_folder: Path) -> 
     program = compile_c(build, HERE / "ulp.c", object_folder)
     lines = subprocess.run([program, str(STEP)], capture_output=True, text=True, check=True).stdout.splitlines()
     bounds = {**stated_bounds(), "sqrt": 0.5, **dict.fromkeys(EXACT, 0.0)}
-    assert sorted(line.split()[0] for line in lines) == sorted(bounds)
+    assert sorted(line.split()[0] for line in lines) == sorted(bounds.keys() - {"pow"})
     for line in lines:
         name, ulp, at, wrong = line.split()
         assert float(ulp) <= bounds[name] + 5e-5, f"{name}({at}) is off by {ulp} ULP"
@@ -77,6 +77,7 @@ def pow_points() -> tuple[np.ndarray, np.ndarray]:
     base = np.exp(rng.uniform(-87, 88, 1_000_000)).astype(np.float32)
     near_one = np.exp(rng.normal(0, 0.01, 200_000)).astype(np.float32)
     base = np.concatenate([base, near_one])
+    base[base == 1] = 3
     exponent = (rng.uniform(-104, 89, base.size) / np.log(base.astype(np.float64))).astype(np.float32)
     base[::5] *= -1
     exponent[::5] = np.round(exponent[::5])
@@ -95,7 +96,7 @@ def test_pow(build: Build, object_folder: Path) -> None:
         want = exact.astype(np.float32)
     np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
     finite = np.isfinite(want) & np.isfinite(got) & (want != 0)
-    unit = np.spacing(np.abs(want[finite])).astype(np.float64)
+    unit = np.spacing(np.minimum(np.abs(want[finite]), np.float32(3e38))).astype(np.float64)
     error = np.abs(got[finite].astype(np.float64) - exact[finite]) / unit
     assert error.max() <= stated_bounds()["pow"]
     rest = ~finite & ~np.isnan(want)

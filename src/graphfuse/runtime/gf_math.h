@@ -1,7 +1,33 @@
 /* gf_math.h - float32 elementary functions on GF_W lanes, without branches.
  *
- * Coefficients are weighted minimax fits (Remez), rounded to float32 one by one from the lowest power with the rest
- * refitted. Every function holds its bound with and without fused multiply-add. */
+ * Coefficients are weighted minimax fits, rounded to float32 one by one from the lowest power with the rest refitted.
+ * Largest error in units in the last place, denormal results in denormal steps: on a machine with fused multiply-add and
+ * on one without. Found by comparing all 2^32 arguments with libm in float64 (tests/runtime/ulp.c), from tan on every
+ * 61st (those are in gf_math64.h), pow at random ones. NaN, infinities, overflow, underflow and zero's sign are libm's.
+ *
+ *   exp       1.03  1.00
+ *   exp2      1.03  1.00
+ *   expm1     1.46  1.54
+ *   log       0.95  1.07
+ *   log1p     1.57  1.68
+ *   tanh      1.94  1.95
+ *   sigmoid   1.98  1.97
+ *   softplus  1.83  1.99
+ *   erf       1.79  1.97
+ *   sin       1.55  1.55
+ *   cos       1.55  1.55
+ *   tan       0.51  0.51
+ *   asin      0.51  0.51
+ *   acos      0.51  0.51
+ *   atan      0.51  0.51
+ *   sinh      0.51  0.51
+ *   cosh      0.51  0.51
+ *   asinh     0.51  0.51
+ *   acosh     0.51  0.51
+ *   atanh     0.51  0.51
+ *   pow       0.51  0.51
+ *
+ * sqrt, division and the roundings are exact to the rules of IEEE 754. */
 #ifndef GF_MATH_H
 #define GF_MATH_H
 

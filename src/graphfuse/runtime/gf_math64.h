@@ -25,31 +25,53 @@ GF_INLINE gf_f64 gf_exp2i_f64(gf_f64 n) {
     return (gf_f64)(k << 52);
 }
 
-/* e^x - 1 for |x| < 700 */
-GF_INLINE gf_f64 gf_expm1_inside(gf_f64 x) {
+/* e^x = s + s p and e^x - 1 = s p + (s - 1), with s = 2^n, for |x| < 700 */
+typedef struct { gf_f64 s, p; } gf_exp_parts;
+GF_INLINE gf_exp_parts gf_exp_split(gf_f64 x) {
     static const double c[] = {0.49999999999784228, 0.16666666666594498, 0.041666666903328958, 0.0083333333797624403,
                                0.0013888819142596728, 0.00019841172215170414, 2.48775831173612e-05,
                                2.7640712354704598e-06};
     gf_f64 n = (x * gf_k64(1.4426950408889634) + gf_k64(GF_MAGIC64)) - gf_k64(GF_MAGIC64);
-    gf_f64 r = gf_fma_f64(n, gf_k64(-0.69314718055994531), x), s = gf_exp2i_f64(n);
-    gf_f64 p = gf_fma_f64(gf_poly_f64(r, c, 8), r * r, r);
-    return gf_fma_f64(p, s, s - gf_k64(1.0));
+    gf_f64 r = gf_fma_f64(n, gf_k64(-0.69314718055994531), x);
+    gf_exp_parts o;
+    o.s = gf_exp2i_f64(n);
+    o.p = gf_fma_f64(gf_poly_f64(r, c, 8), r * r, r);
+    return o;
+}
+GF_INLINE gf_f64 gf_exp_inside(gf_f64 x) {
+    gf_exp_parts e = gf_exp_split(x);
+    return gf_fma_f64(e.p, e.s, e.s);
+}
+GF_INLINE gf_f64 gf_expm1_inside(gf_f64 x) {
+    gf_exp_parts e = gf_exp_split(x);
+    return gf_fma_f64(e.p, e.s, e.s - gf_k64(1.0));
 }
 
-/* log(1 + x) for x > -1, finite */
-GF_INLINE gf_f64 gf_log1p_inside(gf_f64 x) {
+/* The exponent field e << 52 (e may be negative) that brings u into [2/3, 4/3), and 2^-e */
+GF_INLINE gf_u64 gf_log_field(gf_f64 u) { return ((gf_u64)u - 0x3fe5555555555555u) & 0xfff0000000000000u; }
+GF_INLINE gf_f64 gf_field_scale(gf_u64 field) { return (gf_f64)(0x3ff0000000000000u - field); }
+
+/* log(1 + f) + e ln(2), f in [-1/3, 1/3]; log(1 + f) = 2 artanh(f / (2 + f)) */
+GF_INLINE gf_f64 gf_log_inside_core(gf_f64 f, gf_u64 field) {
     static const double c[] = {0.33333333355717765, 0.19999992157116375, 0.14286605134052108, 0.11067129250719916,
                                0.10066096833638724};
-    /* e brings 1 + x into [2/3, 4/3): the high word of 2/3 is subtracted, the exponent field remains */
-    gf_f64 u = x + gf_k64(1.0);
-    gf_u64 field = ((gf_u64)u - 0x3fe5555555555555u) & 0xfff0000000000000u;
-    gf_f64 s = (gf_f64)(0x3ff0000000000000u - field);
-    gf_f64 n = gf_cast_i32_f64(gf_cast_u64_i32(field >> 32) >> 20);
-    gf_f64 f = gf_fma_f64(x, s, s - gf_k64(1.0));
-    /* log(1 + f) = 2 artanh(f / (2 + f)) */
+    gf_f64 e = gf_cast_i32_f64(gf_cast_u64_i32(field >> 32) >> 20);
     gf_f64 q = f / (f + gf_k64(2.0)), z = q * q;
     q = q + q;
-    return gf_fma_f64(n, gf_k64(0.69314718055994531), gf_fma_f64(q * z, gf_poly_f64(z, c, 5), q));
+    return gf_fma_f64(e, gf_k64(0.69314718055994531), gf_fma_f64(q * z, gf_poly_f64(z, c, 5), q));
+}
+
+/* log(x) for normal, positive, finite x */
+GF_INLINE gf_f64 gf_log_inside(gf_f64 x) {
+    gf_u64 field = gf_log_field(x);
+    return gf_log_inside_core(x * gf_field_scale(field) - gf_k64(1.0), field);
+}
+
+/* log(1 + x) for x > -1, finite; 1 + x rounds, (1 + x) 2^-e - 1 = x 2^-e + (2^-e - 1) hardly */
+GF_INLINE gf_f64 gf_log1p_inside(gf_f64 x) {
+    gf_u64 field = gf_log_field(x + gf_k64(1.0));
+    gf_f64 s = gf_field_scale(field);
+    return gf_log_inside_core(gf_fma_f64(x, s, s - gf_k64(1.0)), field);
 }
 
 /* ---- trigonometry ---- */
@@ -192,11 +214,11 @@ GF_INLINE gf_f32 gf_pow_f32(gf_f32 x, gf_f32 y) {
     gf_f32 a = gf_abs_f32(x), zero = gf_k32(0.0f), one = gf_k32(1.0f);
     gf_mask ordinary = (gf_mask)(a > zero) & (gf_mask)(a < gf_k32(INFINITY));
     /* log |x|; infinity, -infinity and NaN carry themselves through the product */
-    gf_f64 l = gf_log1p_inside(gf_cast_f32_f64(gf_select_f32(ordinary, a, one)) - gf_k64(1.0));
+    gf_f64 l = gf_log_inside(gf_cast_f32_f64(gf_select_f32(ordinary, a, one)));
     gf_f32 edge = gf_select_f32((gf_mask)(a == zero), gf_k32(-INFINITY), a);
     gf_f64 p = gf_cast_f32_f64(y) * gf_select_f64(ordinary, l, gf_cast_f32_f64(edge));
     p = gf_minb_f64(gf_k64(200.0), gf_maxb_f64(gf_k64(-200.0), p));
-    gf_f32 r = gf_cast_f64_f32(gf_expm1_inside(p) + gf_k64(1.0));
+    gf_f32 r = gf_cast_f64_f32(gf_exp_inside(p));
     r = gf_select_f32(gf_isnan_f32(x) | gf_isnan_f32(y), x + y, r);
     gf_mask negative = (gf_mask)((gf_i32)x < 0), odd = gf_is_odd_f32(y);
     r = gf_select_f32(negative & odd, gf_neg_f32(r), r);
