@@ -72,9 +72,10 @@ def row_space(site: ContractionSite, axes: Sequence[int], operands: Sequence[Str
     real = [a for a in axes if not (isinstance(shape[a], int) and shape[a] == 1)]
     every = [*operands, *_epilogue_strides(site)]
     fixed = _used_as_values(site)
-    inner = real[-1:]
+    # Rows are what shares the second operand: where there is another one for every item, an item is one row.
+    inner = [a for a in real[-1:] if all(s.get(a, 0) == 0 for s in operands[1:])]
     run: Dim = sizes[inner[0]] if inner else 1
-    while len(inner) < len(real):
+    while inner and len(inner) < len(real):
         candidate, step = real[-len(inner) - 1], real[-1]
         nested = all(same(s.get(candidate, 0), mul(run, s.get(step, 0))) for s in every)
         if not nested or site.index[candidate] in fixed or site.index[step] in fixed:
