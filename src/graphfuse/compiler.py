@@ -34,13 +34,16 @@ from graphfuse.plan.planner import Plan, plan
 from graphfuse.plan.text import fusion_text, plan_text
 from graphfuse.runtime.preamble import pool_source, preamble
 from graphfuse.runtime.session import Session
-from graphfuse.target import Target
+from graphfuse.target import Target, missing_here
 from graphfuse.toolchain.build import build
 from graphfuse.toolchain.compiler import find_compiler
 from graphfuse.verify import Certificate, first_wrong_region, generate_inputs, intermediate_values, verify
 from graphfuse.verify.probe import region_values
 
 Progress = Callable[[str], None]
+
+# The error classes of rules and kernels that strict numerics allows.
+STRICT = ("exact", "reassociated")
 
 
 @dataclass
@@ -83,11 +86,19 @@ def import_model(job: Job, _: None) -> ir.Model:
 
 
 def simplify(job: Job, model: ir.Model) -> ir.Model:
-    return rules.simplify(model, job.ledger, frozenset(job.options.disabled_rules))
+    return rules.simplify(model, job.ledger, _disabled(job))
 
 
 def recognize(job: Job, model: ir.Model) -> ir.Model:
-    return rules.recognize(model, job.ledger, frozenset(job.options.disabled_rules))
+    return rules.recognize(model, job.ledger, _disabled(job))
+
+
+def _disabled(job: Job) -> frozenset[str]:
+    """The rules to leave out: those the user names, and with strict numerics those that change what is rounded."""
+    disabled = set(job.options.disabled_rules)
+    if job.options.numerics == "strict":
+        disabled |= {file.name for file in rules.rule_files() if file.error_class not in STRICT}
+    return frozenset(disabled)
 
 
 def fuse_model(job: Job, model: ir.Model) -> Fusion:
@@ -95,7 +106,8 @@ def fuse_model(job: Job, model: ir.Model) -> Fusion:
 
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:
-    planned = plan(fusion, CONTRACTION_KERNELS, rows.emit, job.target, str(job.path))
+    kernels = [k for k in CONTRACTION_KERNELS if job.options.numerics != "strict" or k.error_class in STRICT]
+    planned = plan(fusion, kernels, rows.emit, job.target, str(job.path))
     account(fusion, planned, job.ledger)
     return planned
 
@@ -121,6 +133,11 @@ def build_library(job: Job, module: Module) -> Bundle:
 
 def verify_library(job: Job, bundle: Bundle) -> Certificate | None:
     if not job.options.verify:
+        return None
+    if missing_here(job.target):
+        job.ledger.note(
+            "verify", str(job.path), f"not verified: {job.target.cpu_name} code does not run on this machine"
+        )
         return None
     with Session(bundle, threads=job.options.threads) as session:
         certificate = verify(

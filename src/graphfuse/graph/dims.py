@@ -6,6 +6,7 @@ Symbols are positive integers, as in onnx_ir.SymbolicDim, whose expressions are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -50,7 +51,13 @@ def same(a: Dim, b: Dim) -> bool:
     """Whether two dimensions are provably equal."""
     if isinstance(a, int) and isinstance(b, int):
         return a == b
-    return a == b or sympy.expand(a - b) == 0
+    return a == b or _is_zero(a - b)
+
+
+@cache
+def _is_zero(e: sympy.Expr) -> bool:
+    # Sizes are kept as they were put together, in factors; only a comparison multiplies them out.
+    return bool(sympy.expand(e) == 0)
 
 
 def same_shape(a: Sequence[Dim], b: Sequence[Dim]) -> bool:
@@ -67,13 +74,13 @@ def product(dims: Iterable[Dim]) -> Dim:
 def mul(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a * b
-    return norm(sympy.expand(a * b))
+    return norm(a * b)
 
 
 def add(a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return a + b
-    return norm(sympy.expand(a + b))
+    return norm(a + b)
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
@@ -110,7 +117,7 @@ def _largest_multiples(dims: Sequence[Dim]) -> tuple[Dim, ...]:
     """Of sizes that are number multiples of the same expression only the largest, each expression once."""
     largest: dict[sympy.Expr, sympy.Rational] = {}
     for d in dims:
-        factor, rest = sympy.sympify(d).as_coeff_Mul()
+        factor, rest = sympy.sympify(d).primitive()
         largest[rest] = max(largest.get(rest, factor), factor)
     return tuple(norm(factor * rest) for rest, factor in largest.items())
 

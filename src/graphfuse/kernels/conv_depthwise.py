@@ -19,6 +19,7 @@ class ConvDepthwise:
     """`conv_depthwise`: groups == channels in == channels out."""
 
     name = "conv_depthwise"
+    error_class = "reassociated"
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         if (reason := refusal(site, "conv")) is not None:

@@ -23,6 +23,7 @@ class ConvDirect:
     """`conv_direct`: any convolution with constant weights."""
 
     name = "conv_direct"
+    error_class = "reassociated"
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         return refusal(site, "conv")

@@ -21,10 +21,12 @@ from graphfuse.target import Target
 from .function import Function, affine, times
 from .rowspace import RowSpace, Strides, row_space
 from .tile import (
+    PREFETCH_STEP,
     Lanes,
     Tile,
     choose_tile,
     declare_accumulators,
+    declare_prefetch,
     finish_tile,
     multiply_add,
     panels,
@@ -57,6 +59,7 @@ class Gemm:
     """`gemm`: M x K times K x N in tiles of registers."""
 
     name = "gemm"
+    error_class = "reassociated"
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         prim = site.prim
@@ -148,6 +151,11 @@ class _Plan:
         if self.rows.outer and isinstance(count, int) and count % self.tile.rows:
             return count  # tiles start anew in every item: only whole items split without another tile height
         return self.tile.rows
+
+    @property
+    def prefetch(self) -> bool:
+        """Weights come from memory, but a single tile uses them up as fast as they can be fetched."""
+        return self.constant and not (isinstance(self.rows.count, int) and self.rows.count <= self.tile.rows)
 
     @property
     def block_rows(self) -> int:
@@ -294,12 +302,16 @@ class _Writer:
         self, w: Writer, scope: Scope, a: str, start: str, stop: str, column: str, vectors: int, tail: int | str
     ) -> None:
         """Rows [start, stop) against the vectors from `column` on."""
-        p = self.plan
+        p, fn = self.plan, self.fn
         b = self.panel_base(w, column)
         lane = p.site.index[p.operands.lane_axis]
         lanes = Lanes.of_panel(scope, w.section(), lane, column, vectors, p.lanes, tail)
         row = w.fresh("row")
         w.line(f"int64_t {row} = {start};")
+        if p.prefetch:
+            size = vectors * p.lanes * item_bytes(p.dtype)
+            following = f"{b} + {vectors * p.lanes} * {fn.dim(p.operands.k, 'k')}"
+            declare_prefetch(w, following, size, f"({stop} - {start} + {p.tile.rows - 1}) / {p.tile.rows}")
         for height in p.variants:
             with w.block(f"for (; {row} + {height} <= {stop}; {row} += {height})"):
                 self.tile(w, lanes, a, b, Tile(height, vectors), row)
@@ -311,6 +323,8 @@ class _Writer:
         declare_accumulators(w, tile, p.dtype)
         with w.loop(k, "0", fn.dim(p.operands.k, "k")):
             multiply_add(w, tile, p.dtype, lambda m: f"{x}[{times(m, p.a_step, fn.params)}]", y, p.lanes)
+            if p.prefetch:
+                w.line(PREFETCH_STEP)
             w.line(f"{x} += {fn.dim(p.operands.a_k, 's')}, {y} += {tile.vectors * p.lanes};")
         finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
 

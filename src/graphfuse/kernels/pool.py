@@ -19,6 +19,7 @@ class Pool:
     """`pool`: max_pool and average_pool. Padding never wins a maximum; NaN does."""
 
     name = "pool"
+    error_class = "reassociated"
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         kind = site.prim.kind

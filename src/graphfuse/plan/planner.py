@@ -283,7 +283,6 @@ class _Planner:
         self.calls.append(call)
 
 
-
 def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
     """From which call to which each arena buffer is in use."""
     spans: dict[Buffer, Lifetime] = {}
@@ -359,6 +358,6 @@ def same_place(a: View, b: View) -> bool:
     """Whether two views of the same shape are the same memory (axes of size 1 aside)."""
     return (
         a.buffer is b.buffer
-        and a.offset == b.offset
+        and same(a.offset, b.offset)
         and all(d == 1 or same(s, t) for d, s, t in zip(a.shape, a.strides, b.strides, strict=True))
     )

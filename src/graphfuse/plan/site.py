@@ -88,9 +88,13 @@ class KernelCode:
 
 
 class Kernel(Protocol):
-    """A way to compute a site."""
+    """A way to compute a site.
+
+    error_class: "exact", "reassociated" (the same sums in another order) or "winograd".
+    """
 
     name: str
+    error_class: str
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         """None when it can, else the reason why not."""
