@@ -21,7 +21,18 @@ from graphfuse.plan.site import ContractionSite, KernelCode, Packed
 from graphfuse.target import Target
 
 from .function import Function, affine, times
-from .tile import Lanes, Tile, choose_tile, declare_accumulators, finish_tile, multiply_add, panels, row_variants
+from .tile import (
+    PREFETCH_STEP,
+    Lanes,
+    Tile,
+    choose_tile,
+    declare_accumulators,
+    declare_prefetch,
+    finish_tile,
+    multiply_add,
+    panels,
+    row_variants,
+)
 from .window import ScratchLines, geometry, line_variables
 
 # A one-dimensional convolution has one line per item: it is cut into segments of so many tiles, for threads to share.
@@ -98,6 +109,12 @@ class ImplicitPlan(ABC):
         size = self.g.size[1]
         lines = self.lines_under(self.strip)
         return min(lines, size) if isinstance(size, int) else lines
+
+    @property
+    def tiles_per_line(self) -> int:
+        """Tiles of a line (or segment), roughly: a tile counts for one wherever its taps are."""
+        pixels = self.segment or estimate(self.g.out[2])
+        return -(-pixels // (self.tile.rows * self.pixel_step))
 
     @property
     def pixel_stride(self) -> int:
@@ -246,6 +263,9 @@ class ImplicitWriter(ABC):
     def panel(self, w: Writer, scope: Scope, vectors: int, tail: int) -> None:
         p, g = self.p, self.g
         lanes = Lanes.of_panel(scope, w.section(), p.site.index[1], "n", vectors, p.lanes, tail)
+        step = vectors * p.lanes
+        tiles = f"(end_line - top_line) * {p.tiles_per_line}"
+        declare_prefetch(w, f"b + {step * p.k}", step * item_bytes(p.dtype), tiles)
         with w.loop("oy", "top_line", "end_line"):
             inside = lanes.child(line_variables(g, p.site.index, (None, "oy", None)), w.section())
             self.line(w, inside, vectors)
@@ -274,6 +294,7 @@ class ImplicitWriter(ABC):
         p = self.p
         with w.loop("k", "0", str(count)):
             multiply_add(w, tile, p.dtype, lambda m: f"x[{times(m, row_stride, self.fn.params)}]", "weights", p.lanes)
+            w.line(PREFETCH_STEP)
             w.line(f"++x, weights += {tile.vectors * p.lanes};")
 
     def finish(self, w: Writer, lanes: Lanes, tile: Tile) -> None:

@@ -34,8 +34,11 @@ class Fold(Protocol):
     """How the taps of a window become one value."""
 
     name: str
-    weights: Packed | None
     counts: str  # which taps `finish` wants to know the number of: "none", "inside" the image, "padded" image
+
+    @property
+    def weights(self) -> Packed | None:
+        """One weight for each tap and channel, where there are any."""
 
     def start(self, dtype: DType) -> str:
         """C text of the value of no taps."""

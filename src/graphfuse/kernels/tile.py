@@ -126,6 +126,19 @@ def multiply_add(w: Writer, tile: Tile, dtype: DType, a: Callable[[int], str], b
         w.line(f"{{ const {vector} s = gf_splat_{name}({a(m)}); {' '.join(sums)} }}")
 
 
+def declare_prefetch(w: Writer, next_panel: str, step_bytes: int, tiles: str) -> None:
+    """Get ready to fetch the next panel of B into L2 while the tiles of this one are computed.
+
+    Each k step of each of the `tiles` tiles fetches its share, so weights that lie in memory arrive at an even rate
+    and not in a burst at the start of every panel. `step_bytes` = bytes of B in a k step.
+    """
+    w.line(f"uintptr_t ahead = (uintptr_t)({next_panel});")
+    w.line(f"const int64_t hop = gf_min64(64, {step_bytes} / ({tiles}) + 1);")
+
+
+PREFETCH_STEP = "__builtin_prefetch((const void *)ahead, 0, 2), ahead += (uintptr_t)hop;"
+
+
 # ---------------------------------------------------------------- epilogue
 
 
@@ -181,13 +194,13 @@ def finish_tile(
         return
     vector = vector_type(site.contraction.dtype)
     sums = ", ".join(f"c{m}_{v}" for m in range(tile.rows) for v in range(tile.vectors))
-    t, m = w.fresh("t"), w.fresh("m")
-    w.line(f"const {vector} {t}[{tile.rows * tile.vectors}] = {{{sums}}};")
-    with w.loop(m, "0", str(tile.rows)):
+    kept, counter = w.fresh("t"), w.fresh("m")
+    w.line(f"const {vector} {kept}[{tile.rows * tile.vectors}] = {{{sums}}};")
+    with w.loop(counter, "0", str(tile.rows)):
         for v in range(tile.vectors):
-            place = m if tile.vectors == 1 else f"{m} * {tile.vectors} + {v}"
-            value = w.let(vector, f"{t}[{place}]", "sum")
-            finish(site, lanes[v].child(row(m), w), value)
+            place = counter if tile.vectors == 1 else f"{counter} * {tile.vectors} + {v}"
+            value = w.let(vector, f"{kept}[{place}]", "sum")
+            finish(site, lanes[v].child(row(counter), w), value)
 
 
 # ---------------------------------------------------------------- weights
