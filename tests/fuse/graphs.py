@@ -38,6 +38,13 @@ class Drawing:
         self.nodes.append(helper.make_node(op, list(inputs), [name], name=f"n_{name}", **attrs))
         self.shapes[name] = shape
 
+    def weights(self, *shape: int, inputs: int) -> str:
+        """Weights that keep a signal's size where each output sums so many inputs."""
+        name = f"w{len(self.constants)}"
+        values = np.random.default_rng(len(self.constants)).standard_normal(shape)
+        self.constants[name] = (values / np.sqrt(inputs)).astype(np.float32)
+        return name
+
     def integers(self, *values: int) -> str:
         name = f"k{len(self.constants)}"
         self.constants[name] = np.array(values, np.int64)
@@ -98,7 +105,7 @@ def _reshape(d: Drawing) -> None:
     """Join two neighbouring axes, split one, drop or add one of size 1."""
     x = d.value()
     shape = list(d.shapes[x])
-    spots = [k for k in range(len(shape) - 1)]
+    spots = list(range(len(shape) - 1))
     splits = [(k, f) for k, n in enumerate(shape) for f in (2, 3, 4) if n % f == 0 and n > f]
     how = d.pick(["join", "split", "unsqueeze", "squeeze"])
     if how == "join" and spots:
@@ -183,15 +190,42 @@ def _matmul(d: Drawing) -> None:
     shape = d.shapes[x]
     if len(shape) < 2 or shape[-1] % SYMBOLIC_SIZE == 0 or shape[-1] > 64:
         return
-    name = f"w{len(d.constants)}"
     columns = d.pick([shape[-1], 5])
-    weights = np.random.default_rng(len(d.constants)).standard_normal((shape[-1], columns))
-    d.constants[name] = (weights / np.sqrt(shape[-1])).astype(np.float32)
-    d.add("MatMul", [x, name], (*shape[:-1], columns))
+    d.add("MatMul", [x, d.weights(shape[-1], columns, inputs=shape[-1])], (*shape[:-1], columns))
+
+
+def _scores(d: Drawing) -> None:
+    """A product of two computed values, as in attention."""
+    x = d.value()
+    shape = d.shapes[x]
+    if len(shape) < 2 or prod(shape) > 2000:
+        return
+    axes = list(range(len(shape)))
+    swapped = (*shape[:-2], shape[-1], shape[-2])
+    d.add("Transpose", [x], swapped, perm=[*axes[:-2], axes[-1], axes[-2]])
+    d.add("MatMul", [x, f"v{len(d.nodes) - 1}"], (*shape[:-1], shape[-2]))
+
+
+def _window(d: Drawing) -> None:
+    """A convolution or pooling that keeps the size, so that residuals fit."""
+    x = d.value()
+    shape = d.shapes[x]
+    if not 3 <= len(shape) <= 4 or shape[1] % SYMBOLIC_SIZE == 0 or shape[1] > 24:
+        return
+    spatial = len(shape) - 2
+    width = d.pick([1, 3, 3])
+    window = {"kernel_shape": [width] * spatial, "pads": [width // 2] * 2 * spatial}
+    kind = d.pick(["conv", "conv", "depthwise", "MaxPool", "AveragePool", "ConvTranspose"])
+    if kind in ("MaxPool", "AveragePool"):
+        d.add(kind, [x], shape, **window)
+        return
+    groups = shape[1] if kind == "depthwise" else 1
+    w = d.weights(shape[1], shape[1] // groups, *window["kernel_shape"], inputs=shape[1] // groups * width**spatial)
+    d.add("ConvTranspose" if kind == "ConvTranspose" else "Conv", [x, w], shape, group=groups, **window)
 
 
 STEPS = [*[_unary, _binary] * 3, *[_reduce, _normalise, _transpose, _reshape] * 2]
-STEPS += [_slice, _concat, _pad, _expand, _gather, _matmul]
+STEPS += [_slice, _concat, _pad, _expand, _gather, _matmul, _scores, _window, _window]
 
 
 def draw_graph(pick: Pick, symbolic: bool = False) -> onnx.ModelProto:
