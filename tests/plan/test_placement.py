@@ -125,9 +125,12 @@ CORNERS = {
     "nothing but an input": "g (float[4, 3] x) => (float[4, 3] x) { }",
     "an input through a view": "g (float[4, 3] x) => (float[3, 4] y) { y = Transpose<perm = [1, 0]>(x) }",
     "the same tensor as two outputs": "g (float[4] x) => (float[4] y, float[4] z) { y = Relu(x) z = Identity(y) }",
-    "an output that another reads": "g (float[4, 3] x) => (float[4, 3] y, float[4, 3] z) { y = Relu(x) z = Softmax(y) }",
+    "an output that another reads": """
+        g (float[4, 3] x) => (float[4, 3] y, float[4, 3] z) { y = Relu(x) z = Softmax(y) }""",
     "an output and a slice of it": """
-        g (float[4, 6] x) => (float[4, 6] y, float[4, 3] z) { y = Relu(x) z, b = Split<axis = 1, num_outputs = 2>(y) }""",
+        g (float[4, 6] x) => (float[4, 6] y, float[4, 3] z) {
+            y = Relu(x) z, b = Split<axis = 1, num_outputs = 2>(y)
+        }""",
     "an output inside another": """
         g (float[4, 6] x) => (float[4, 6] y, float[8, 6] z) { y = Relu(x) b = Tanh(x) z = Concat<axis = 0>(b, y) }""",
     "an output and its transpose": """
@@ -161,7 +164,8 @@ def test_corners(name: str) -> None:
 def test_one_library_for_every_size() -> None:
     model, e = emit(
         """g (float[N, M, 6] x, float[M, 6] z) => (float[N, M, 6] y, float[N, 1, 6] s) {
-            k = Constant<value = int64[1] {1}>() a = Add(x, z) b = Softmax<axis = 1>(a) y = Mul(b, x) s = ReduceSum(y, k)
+            k = Constant<value = int64[1] {1}>()
+            a = Add(x, z) b = Softmax<axis = 1>(a) y = Mul(b, x) s = ReduceSum(y, k)
         }"""
     )
     for n, m in [(1, 1), (3, 7), (2, 100), (17, 16)]:
