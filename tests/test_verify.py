@@ -472,3 +472,19 @@ def test_no_float64_run_where_none_can_be_had() -> None:
 def test_reports_are_values() -> None:
     report = compare("y", sample(), sample())
     assert replace(report, passed=True) == report
+
+
+def test_a_saturating_output_has_the_scale_of_one() -> None:
+    from onnx import TensorProto, helper
+
+    from graphfuse.verify.check import _tolerance
+
+    nodes = [helper.make_node("Sigmoid", ["x"], ["s"]), helper.make_node("Reshape", ["s", "shape"], ["y"])]
+    nodes.append(helper.make_node("Neg", ["s"], ["z"]))
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in "xyz"]
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:]))
+    tiny = np.array([0.0, 1e-9], np.float32)
+    saturating, other = (_tolerance(model, name, Tolerance()) for name in "yz")
+    assert compare("y", tiny + np.float32(1e-7), tiny, saturating).passed
+    assert not compare("z", tiny + np.float32(1e-7), tiny, other).passed
+    assert not compare("y", np.float32([0.5, 0.51]), np.float32([0.5, 0.5]), saturating).passed

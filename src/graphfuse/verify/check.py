@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from graphfuse.errors import InputError
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.session import Session
 from graphfuse.verify.certificate import Certificate, InputRecord
-from graphfuse.verify.compare import DEFAULT_TOLERANCE, DOUBLE_FACTOR, Tolerance, compare
+from graphfuse.verify.compare import DEFAULT_TOLERANCE, DOUBLE_FACTOR, SATURATED_FLOOR, SATURATING, Tolerance, compare
 from graphfuse.verify.inputs import SIZES, generate_inputs, plausible_dims
 from graphfuse.verify.reference import Reference, run_double
 
 Array = np.ndarray[Any, Any]
 
+
+# What only moves elements, so that an output's scale is that of what lies behind.
+_MOVING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 
 # Inputs, the origin of each, expected outputs, our outputs.
 _Accepted = tuple[dict[str, Array], dict[str, str], dict[str, Array], dict[str, Array]]
@@ -50,10 +54,11 @@ def verify(
     tolerance = Tolerance(rtol, atol)
     chosen, origin, expected, ours = _first_accepted(session, proto, reference, inputs or {}, dims or {}, seed)
     names = [tensor.name for tensor in session.manifest.outputs]
-    reports = [compare(name, ours[name], expected[name], tolerance) for name in names]
+    tolerances = {name: _tolerance(proto, name, tolerance) for name in names}
+    reports = [compare(name, ours[name], expected[name], tolerances[name]) for name in names]
     if double or (double is None and not all(report.passed for report in reports)):
         exact = run_double(model if isinstance(model, onnx.ModelProto) else onnx.load(model), chosen) or {}
-        reports = [compare(name, ours[name], expected[name], tolerance, exact.get(name)) for name in names]
+        reports = [compare(name, ours[name], expected[name], tolerances[name], exact.get(name)) for name in names]
     shapes = [chosen[tensor.name].shape for tensor in session.manifest.inputs]
     return Certificate(
         passed=all(report.passed for report in reports),
@@ -105,6 +110,16 @@ def _first_accepted(
     raise InputError("no inputs could be found to verify with", why=str(refused), remedy=remedy) from refused
 
 
+def _tolerance(model: onnx.ModelProto, output: str, tolerance: Tolerance) -> Tolerance:
+    """The tolerance for one output: the scale of what a saturating function returns is known."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    node = producers.get(output)
+    while node is not None and node.op_type in _MOVING and node.input:
+        node = producers.get(node.input[0])
+    saturates = node is not None and node.op_type in SATURATING
+    return replace(tolerance, floor=SATURATED_FLOOR) if saturates else tolerance
+
+
 def _is_telling(values: Array) -> bool:
     return values.dtype.kind != "f" or values.size == 0 or float(np.isfinite(values).mean()) >= 0.5
 
@@ -149,7 +164,8 @@ def _record(name: str, array: Array, origin: str) -> InputRecord:
 def _rule(tolerance: Tolerance) -> str:
     rtol = "rtol by dtype (" + ", ".join(f"{name} {value:g}" for name, value in DEFAULT_TOLERANCE.items()) + ")"
     rtol = rtol if tolerance.rtol is None else f"rtol {tolerance.rtol:g}"
-    atol = "rtol * rms(expected)" if tolerance.atol is None else f"{tolerance.atol:g}"
+    scaled = f"max(rtol * rms(expected), {SATURATED_FLOOR:g} behind a saturating function)"
+    atol = scaled if tolerance.atol is None else f"{tolerance.atol:g}"
     return (
         f"|ours - expected| <= {atol} + rtol * |expected| with {rtol}, or no farther from a float64 run than "
         f"{DOUBLE_FACTOR:g} times what onnxruntime is; NaN and infinity in the same places; integers and booleans equal"

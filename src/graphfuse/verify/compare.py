@@ -15,6 +15,10 @@ Array = np.ndarray[Any, Any]
 # proportion to their precision; float16 and bfloat16 round every intermediate value, so they are given no more digits
 # than they have.
 DEFAULT_TOLERANCE = {"float32": 1e-4, "float64": 1e-10, "float16": 1e-2, "bfloat16": 8e-2}
+# An output of a saturating function has the scale 1, and near 0 the reference is no better than two units in the last
+# place of 1: onnxruntime's float32 sigmoid, for one, is 0 from about -16 on, where 1e-7 would be right.
+SATURATING = ("HardSigmoid", "Sigmoid", "Softmax", "Tanh")
+SATURATED_FLOOR = 2.4e-7
 # How much farther from a float64 run than onnxruntime's float32 the result may be where it is outside the tolerance.
 DOUBLE_FACTOR = 4.0
 # Where onnxruntime itself is farther than this from a float64 run, relative to the output's root mean square, something
@@ -29,16 +33,18 @@ class Tolerance:
     rtol: None for the dtype's own (DEFAULT_TOLERANCE); atol: None for rtol times the root mean square of the
     reference's finite values. The rounding error of a sum goes with the size of its terms and not with that of the
     sum, so an output near zero is as uncertain as its neighbours are, and a fixed atol would be too wide for small
-    outputs and too narrow for large ones. Integers and booleans must be equal.
+    outputs and too narrow for large ones. `floor` is the least that atol None means, for outputs of a known scale.
+    Integers and booleans must be equal.
     """
 
     rtol: float | None = None
     atol: float | None = None
+    floor: float = 0.0
 
     def of(self, dtype: np.dtype[Any], scale: float) -> tuple[float, float]:
         """(rtol, atol) for one output of `dtype` whose reference has the root mean square `scale`."""
         rtol = DEFAULT_TOLERANCE.get(dtype.name, 0.0) if self.rtol is None else self.rtol
-        return rtol, rtol * scale if self.atol is None else self.atol
+        return rtol, max(rtol * scale, self.floor) if self.atol is None else self.atol
 
 
 @dataclass(frozen=True)
