@@ -22,6 +22,7 @@ from graphfuse.ledger import Ledger
 _IR_VERSION = 11  # the first that goes with opset 23 and later, and the newest that every onnxruntime in use reads
 
 _CALL_KEY = "graphfuse.call"
+_NAME_KEY = "graphfuse.name"
 
 
 def import_onnx(path: str | os.PathLike[str]) -> Imported:
@@ -106,15 +107,16 @@ def _inline_functions(model: ir.Model, where: str) -> None:
     """Replace calls of the model's own functions by their bodies, whose nodes get the call's name as a prefix."""
     bodies = (model.graph, *(function.graph for function in model.functions.values()))
     for node in (node for body in bodies for node in all_nodes(body)):
+        node.metadata_props[_NAME_KEY] = node.name or (node.op_type if node.graph is not model.graph else "")
         if node.op_identifier() in model.functions:
             node.metadata_props[_CALL_KEY] = node.name or node.op_type
     try:
         passes.InlinePass()(model)
-    except (ValueError, ir.passes.PassError) as error:
+    except (ValueError, ir.passes.InvariantError, ir.passes.PassError) as error:
         raise ModelFileError("the model's functions cannot be inlined", where=where, why=_root_cause(error)) from error
     for node in all_nodes(model.graph):
-        call = node.metadata_props.pop(_CALL_KEY, None)
-        node.name = f"{call}/{node.name or node.op_type}" if call else node.name
+        call, name = node.metadata_props.pop(_CALL_KEY, None), node.metadata_props.pop(_NAME_KEY, "")
+        node.name = f"{call}/{name}" if call else node.name
 
 
 def _drop_initializers_from_inputs(model: ir.Model) -> None:

@@ -47,8 +47,8 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
     _restore(converted, model)
     _carry_origins(converted, by_name, by_output)
     for node in all_nodes(converted.graph):
-        for name, value in defaults.get(node.outputs[0].name, {}).items() if node.outputs else ():
-            node.attributes[name] = ir.AttrString(name, value)
+        for key, text in defaults.get(node.outputs[0].name, {}).items() if node.outputs else ():
+            node.attributes[key] = ir.AttrString(key, text)
     for values, names in zip((converted.graph.inputs, converted.graph.outputs), borders, strict=True):
         for value, name in zip(values, names, strict=True):
             value.name = name
@@ -182,21 +182,23 @@ def _light_proto(model: ir.Model) -> onnx.ModelProto:
 def _check(proto: onnx.ModelProto, where: str) -> None:
     """Refuse what breaks ONNX's rules: structure, attributes, element types, axes out of range."""
     try:
-        onnx.checker.check_model(proto)
-        onnx.shape_inference.infer_shapes(_without_output_shapes(proto), check_type=True, strict_mode=True)
+        onnx.checker.check_model(_with_output_shapes(proto, present=True))
+        onnx.shape_inference.infer_shapes(_with_output_shapes(proto, present=False), check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
         why = one_line(re.split(r"==>", str(error))[0], 200)
         raise ModelFileError("not a valid ONNX model", where=where, why=why) from error
 
 
-def _without_output_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy that claims nothing about the shapes of outputs, which the checker wants stated but files have wrong."""
+def _with_output_shapes(proto: onnx.ModelProto, *, present: bool) -> onnx.ModelProto:
+    """A copy whose outputs all state some shape, which the checker wants, or none, as files have them wrong."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     graphs = [copy.graph]
     for graph in graphs:
         for output in graph.output:
             output.type.tensor_type.ClearField("shape")
+            if present:
+                output.type.tensor_type.shape.SetInParent()
         for attribute in (a for node in graph.node for a in node.attribute):
             graphs += [attribute.g] if attribute.HasField("g") else []
             graphs += attribute.graphs
