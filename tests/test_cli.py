@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -25,7 +26,8 @@ import zoo
 from graphfuse import __version__
 from graphfuse.cli import main
 
-ENTRY = [sys.executable, "-c", "from graphfuse.cli import main; main()"]
+CODE = "from graphfuse.cli import main; main()"
+ENTRY = [sys.executable, "-m", "graphfuse"]
 DIGITS = Path(__file__).resolve().parents[1] / "src/graphfuse/demo/digits.onnx"
 
 
@@ -293,6 +295,32 @@ def test_verify_agrees(cli: Callable[..., Finished], built: Path) -> None:
     assert found["first_wrong_region"] is None
 
 
+def test_a_certificate_says_when_it_says_little() -> None:
+    from rich.console import Console
+
+    from graphfuse.cli.summary import certificate_text
+    from graphfuse.verify import Certificate, InputRecord, OutputReport
+
+    reports = [
+        OutputReport("a", "float32", (2,), True, max_abs=1e-6, max_rel=2e-6, position=(1,), finite=0.5),
+        OutputReport("b", "float32", (2,), True, finite=0.0),
+        OutputReport("c", "int64", (2,), True),
+        OutputReport("d", "float32", (2,), False, "1 of 2 elements is outside the tolerance", 1.0, 1.0, (0,), 2.0, 1.0),
+    ]
+    inputs = tuple(InputRecord(name, "float32", (2, 3), "given", "") for name in "xy")
+    certificate = Certificate(False, tuple(reports), inputs, {}, 0, 1, {"onnxruntime": "1.2"}, "")
+    buffer = io.StringIO()
+    Console(file=buffer, width=100).print(certificate_text(certificate))
+    shown = [line.strip() for line in buffer.getvalue().splitlines()]
+    assert shown == [
+        "verified  a  largest error 1e-06, relative 2e-06 at [1]; 50.0% of the values are finite",
+        "verified  b  NaN or infinite everywhere, as expected: this says little",
+        "verified  c  equal",
+        "differs   d  1 of 2 elements is outside the tolerance at [0]: 2 instead of 1",
+        "against onnxruntime 1.2 on x 2×3, y 2×3 given",
+    ]
+
+
 def test_verify_tells_a_difference(cli: Callable[..., Finished], empty: Path, built: Path) -> None:
     onnx.save(zoo.load("mlp", seed=1), "other.onnx")
     done = cli("verify", built / "mlp.gf", "--against", "other.onnx")
@@ -503,7 +531,7 @@ def test_places_that_cannot_be_written(
 
 def test_no_space_left_is_one_error_and_leaves_nothing(empty: Path, built: Path, tmp_path: Path) -> None:
     """The limit on the size of a file stands in for a full disk; 50 kB are less than the weights."""
-    script = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); {ENTRY[2]}"
+    script = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); {CODE}"
     environment = {**os.environ, "GRAPHFUSE_CACHE_DIR": str(tmp_path / "cache")}
     # Whatever the compiler needs is made before the limit is set.
     subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,14 +109,18 @@ def _render(told: dict[str, Any]) -> RenderableType:
         for name, facts in told[kind].items():
             shape = "×".join(map(str, facts["shape"])) or "scalar"
             origin = "" if kind == "outputs" else "given" if facts["given"] else "random"
-            values = "empty" if 0 in facts["shape"] else f"{_number(facts['min'])} to {_number(facts['max'])}"
-            values += f", mean {_number(facts['mean'])}" if facts["mean"] is not None else ""
-            values += f", {facts['not_finite']} not finite" if facts["not_finite"] else ""
             lead = Text(f"  {kind[:-1]}", "dim")
-            table.add_row(lead, Text(one_line(name), "bold"), f"{facts['dtype']} {shape}", values, Text(origin, "dim"))
+            what = f"{facts['dtype']} {shape}"
+            table.add_row(lead, Text(one_line(name), "bold"), what, _range(facts), Text(origin, "dim"))
     written = f", written to {one_line(told['written'])}" if told["written"] else ""
     return Group(table, Text(f"  {told['milliseconds']:.3g} ms{written}"))
 
 
-def _number(value: float | None) -> str:
-    return "none" if value is None or math.isnan(value) else f"{value:.4g}"
+def _range(facts: dict[str, Any]) -> str:
+    """What values an array holds."""
+    if 0 in facts["shape"]:
+        return "empty"
+    parts = [f"{facts['not_finite']} not finite"] if facts["not_finite"] else []
+    if facts["mean"] is not None:
+        parts = [f"{facts['min']:.4g} to {facts['max']:.4g}", f"mean {facts['mean']:.4g}", *parts]
+    return ", ".join(parts)

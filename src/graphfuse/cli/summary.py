@@ -10,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from graphfuse.errors import one_line
-from graphfuse.explain.account import account_of
+from graphfuse.explain.account import account_of, grouped
 from graphfuse.explain.names import amount, plural
 
 if TYPE_CHECKING:
     from graphfuse.artifact.bundle import Bundle
     from graphfuse.compiler import Job
-    from graphfuse.verify import Certificate, OutputReport
+    from graphfuse.verify import Certificate, InputRecord, OutputReport
 
 
 def to_dict(job: Job) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def render(job: Job) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row("  graph", _graph(account))
     if figures["weights_bytes"] is not None:
-        table.add_row("  memory", _memory(figures))
+        table.add_row("  memory", f"weights {amount(figures['weights_bytes'])}; working memory {_arena(job)}")
     table.add_row(
         "  target", f"{figures['target']}" + (f", {one_line(figures['compiler'])}" if figures["compiler"] else "")
     )
@@ -68,29 +68,29 @@ def certificate_text(certificate: Certificate) -> RenderableType:
     table = Table.grid(padding=(0, 2, 0, 0))
     for report in certificate.outputs:
         table.add_row(*_report(report))
-    inputs = ", ".join(
-        f"{one_line(record.name)} {_shape(record.shape)} {record.origin}" for record in certificate.inputs
-    )
+    origins = grouped(certificate.inputs, lambda record: record.origin)
+    inputs = "; ".join(f"{', '.join(map(_input, group))} {group[0].origin}" for group in origins)
     reference = f"onnxruntime {certificate.versions.get('onnxruntime', '')}"
     return Group(table, Text(f"  against {reference} on {inputs}", "dim"))
+
+
+def _input(record: InputRecord) -> str:
+    return f"{one_line(record.name)} {_shape(record.shape)}"
 
 
 def _report(report: OutputReport) -> tuple[Text, Text, Text]:
     verdict = Text("  verified", "green") if report.passed else Text("  differs", "bold red")
     name = Text(one_line(report.name))
     if not report.passed:
-        at = (
-            f" at {list(report.position)}: {report.ours:.6g} instead of {report.expected:.6g}"
-            if report.position
-            else ""
-        )
-        return verdict, name, Text(one_line(report.reason) + at)
-    if report.dtype.startswith(("float", "bfloat")):
-        if report.max_abs == 0:
-            return verdict, name, Text("equal to the last bit")
-        at = f" at {list(report.position)}" if report.position else ""
-        return verdict, name, Text(f"largest error {report.max_abs:.2g}, relative {report.max_rel:.2g}{at}")
-    return verdict, name, Text("equal")
+        instead = f" at {list(report.position)}: {report.ours:.6g} instead of {report.expected:.6g}"
+        return verdict, name, Text(one_line(report.reason) + (instead if report.position else ""))
+    if report.finite == 0:
+        return verdict, name, Text("NaN or infinite everywhere, as expected: this says little", "yellow")
+    finite = "" if report.finite == 1 else f"; {report.finite:.1%} of the values are finite"
+    if report.max_abs == 0:
+        return verdict, name, Text(f"equal{finite}")
+    at = f" at {list(report.position)}" if report.position else ""
+    return verdict, name, Text(f"largest error {report.max_abs:.2g}, relative {report.max_rel:.2g}{at}{finite}")
 
 
 def _graph(account: dict[str, int]) -> Text:
@@ -102,21 +102,17 @@ def _graph(account: dict[str, int]) -> Text:
     return text.append(counts, "not bold")
 
 
-def _memory(figures: dict[str, Any]) -> str:
-    return f"weights {amount(figures['weights_bytes'])}; working memory {_arena(figures)}"
-
-
-def _arena(figures: dict[str, Any]) -> str:
+def _arena(job: Job) -> str:
     """Bytes where they are a number, or are for the sizes that were verified; else that they are not."""
-    from graphfuse.artifact.dims import evaluate
+    from graphfuse.graph.dims import evaluate
 
-    arena, certificate = figures["arena_bytes"], figures["certificate"]
-    if isinstance(arena, int):
-        return amount(arena)
+    size, certificate = job.results["plan"].arena.size, job.results.get("verify")
+    if isinstance(size, int):
+        return amount(size)
     if certificate is None:
         return "depends on the sizes given"
-    sizes = ", ".join(f"{one_line(name)}={size}" for name, size in certificate["dims"].items())
-    return f"{amount(evaluate(arena, certificate['dims']))} at {sizes}"
+    sizes = ", ".join(f"{one_line(name)}={value}" for name, value in certificate.dims.items())
+    return f"{amount(evaluate(size, certificate.dims))} at {sizes}"
 
 
 def _time(seconds: dict[str, float]) -> Text:

@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 _VIEWS_BY = "plan"  # who settles the nodes that are only other strides over memory
 _FOLDED = "folded"
+_WORDS = re.compile(r"[A-Za-z-]+(?: [A-Za-z-]+)*(?![^\s,])")  # up to the first that holds a number
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,9 @@ class Kernel:
 
     @property
     def kind(self) -> str:
-        """How without its numbers and details: "gemm" for "gemm 14x32 tiles, packed weights"."""
-        return re.split(r"[\d,(]", self.how, maxsplit=1)[0].strip()
+        """How without its details: "gemm" for "gemm 14x32 tiles, packed weights"."""
+        words = _WORDS.match(self.how)
+        return words[0] if words else self.how
 
     @property
     def members(self) -> tuple[NodeRecord, ...]:

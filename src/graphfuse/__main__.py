@@ -1,0 +1,7 @@
+"""`python -m graphfuse` is `graphfuse`."""
+
+from __future__ import annotations
+
+from graphfuse.cli import main
+
+main()
