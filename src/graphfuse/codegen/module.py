@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import sympy
 
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dims import Dim, add, c_text, maximum, symbols
+from graphfuse.graph.dims import Dim, add, c_text, maximum, steps, symbols
 from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.memory import aligned
@@ -126,7 +127,9 @@ class _Assembler:
         self.weight_end = 0
         self.dims = symbols(self._all_dims())
         self.c_names = {s: f"{_identifier(s)}_{k}" for k, s in enumerate(self.dims)}
-        self.used: set[str] = set()  # symbols that occur in the function being written
+        self.steps = {e: f"size_{k}" for k, e in enumerate(steps(set(self._all_dims())))}
+        self._texts: dict[Dim, str] = {}
+        self.used: set[Dim] = set()  # what occurs in the function being written
 
     def run(self) -> Module:
         body = self._model_run()
@@ -158,20 +161,30 @@ class _Assembler:
             yield from (g.left, g.right)
 
     def _c(self, d: Dim) -> str:
-        self.used.update(symbols([d]))
-        return c_text(d, self.c_names)
+        if isinstance(d, int):
+            return str(d)
+        self.used.add(d)
+        if d not in self._texts:
+            self._texts[d] = c_text(d, self.c_names, self.steps)
+        return self._texts[d]
 
     @contextmanager
     def _function(self, w: Writer, head: str) -> Iterator[None]:
-        """A function body, with the symbols it uses declared ahead."""
+        """A function body, with the sizes it is made of declared ahead."""
         self.used.clear()
         with w.block(head):
             w.line("(void)dims;")
             declarations = w.section()
             yield
+        needed = symbols(self.used)
         for k, s in enumerate(self.dims):
-            if s in self.used:
+            if s in needed:
                 declarations.line(f"const int64_t {self.c_names[s]} = dims[{k}];")
+        done: dict[sympy.Expr, str] = {}
+        for e in steps(self.used):
+            if e in self.steps:
+                declarations.line(f"const int64_t {self.steps[e]} = {c_text(e, self.c_names, done)};")
+                done[e] = self.steps[e]
 
     # ------------------------------------------------------------------ functions
 

@@ -146,42 +146,53 @@ def estimate(value: Dim, sizes: Mapping[str, int] | None = None) -> int:
     return max(1, int(value.subs({s: known.get(s.name, TYPICAL) for s in value.free_symbols})))
 
 
-def c_text(value: Dim, names: Mapping[str, str]) -> str:
-    """The dimension as a C expression of type int64_t; `names` maps symbols to C identifiers."""
+def steps(dims: Iterable[Dim]) -> list[sympy.Expr]:
+    """What the dimensions have in common: quotients and maxima, each once, those inside others first."""
+    found = {atom for d in dims if not isinstance(d, int) for atom in d.atoms(sympy.floor, sympy.Max, sympy.Min)}
+    return sorted(found, key=lambda e: (e.count_ops(), str(e)))
+
+
+def c_text(value: Dim, names: Mapping[str, str], known: Mapping[sympy.Expr, str] | None = None) -> str:
+    """The dimension as a C expression of type int64_t.
+
+    names: the C identifier of each symbol; known: that of steps which have been computed already.
+    """
     if isinstance(value, int):
         return str(value)
-    return _c(sympy.sympify(value), names)
+    return _c(sympy.sympify(value), names, known or {})
 
 
-def _c(e: sympy.Expr, names: Mapping[str, str]) -> str:
+def _c(e: sympy.Expr, names: Mapping[str, str], known: Mapping[sympy.Expr, str]) -> str:
+    if e in known:
+        return known[e]
     if e.is_Integer:
         return str(int(e))
     if e.is_Symbol:
         return names[e.name]
     if isinstance(e, sympy.floor):
         numerator, denominator = sympy.fraction(sympy.together(e.args[0]))
-        return f"gf_floordiv({_c(sympy.expand(numerator), names)}, {_c(denominator, names)})"
+        return f"gf_floordiv({_c(sympy.expand(numerator), names, known)}, {_c(denominator, names, known)})"
     if isinstance(e, sympy.ceiling):
-        return f"(-{_c(sympy.floor(-e.args[0]), names)})"
+        return f"(-{_c(sympy.floor(-e.args[0]), names, known)})"
     if isinstance(e, sympy.Mod):
-        return f"gf_floormod({_c(e.args[0], names)}, {_c(e.args[1], names)})"
+        return f"gf_floormod({_c(e.args[0], names, known)}, {_c(e.args[1], names, known)})"
     if isinstance(e, (sympy.Max, sympy.Min)):
         name = "gf_max64" if isinstance(e, sympy.Max) else "gf_min64"
-        text = _c(e.args[0], names)
+        text = _c(e.args[0], names, known)
         for other in e.args[1:]:
-            text = f"{name}({text}, {_c(other, names)})"
+            text = f"{name}({text}, {_c(other, names, known)})"
         return text
-    if e.is_Add:
-        return "(" + " + ".join(_c(a, names) for a in e.args) + ")"
+    if e.is_Add and all(a.as_coeff_Mul()[0].is_Integer for a in e.args):
+        return "(" + " + ".join(_c(a, names, known) for a in e.args) + ")"
     if e.is_Mul:
         numerator, denominator = sympy.fraction(e)
         if denominator != 1:
             # Exact by construction: shape inference only divides where the quotient is whole.
-            return f"gf_floordiv({_c(numerator, names)}, {_c(denominator, names)})"
-        return "(" + " * ".join(_c(a, names) for a in e.args) + ")"
+            return f"gf_floordiv({_c(numerator, names, known)}, {_c(denominator, names, known)})"
+        return "(" + " * ".join(_c(a, names, known) for a in e.args) + ")"
     if e.is_Pow and e.exp.is_Integer and e.exp > 0:
-        return "(" + " * ".join([_c(e.base, names)] * int(e.exp)) + ")"
+        return "(" + " * ".join([_c(e.base, names, known)] * int(e.exp)) + ")"
     numerator, denominator = sympy.fraction(sympy.together(e))
     if denominator != 1:
-        return f"gf_floordiv({_c(sympy.expand(numerator), names)}, {_c(denominator, names)})"
+        return f"gf_floordiv({_c(sympy.expand(numerator), names, known)}, {_c(denominator, names, known)})"
     raise ValueError(f"no C spelling for the dimension {e}")
