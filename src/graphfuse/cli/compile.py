@@ -38,7 +38,9 @@ def command(
     numerics: Annotated[
         str, typer.Option(help='"strict": only rewrites that are exact or change the order of sums.')
     ] = "default",
-    verify: Annotated[bool, typer.Option("--verify/--no-verify", help="Compare the library with onnxruntime.")] = True,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", metavar="", help="Compare the library with onnxruntime.")
+    ] = True,
     dims: Dims = [],  # noqa: B006
     inputs: Inputs = [],  # noqa: B006
     rtol: Annotated[
@@ -48,9 +50,11 @@ def command(
         float | None, typer.Option(help="Absolute tolerance; by the size of the output when left out.")
     ] = None,
     keep_going: Annotated[
-        bool, typer.Option("--keep-going", help="Write the artifact even if verification fails.")
+        bool, typer.Option("--keep-going", metavar="", help="Write the artifact even if verification fails.")
     ] = False,
-    embed_weights: Annotated[bool, typer.Option("--embed-weights", help="Weights as arrays in model.c.")] = False,
+    embed_weights: Annotated[
+        bool, typer.Option("--embed-weights", metavar="", help="Weights as arrays in model.c.")
+    ] = False,
     dump: Annotated[
         list[str], typer.Option(metavar="STAGE", help="Write a stage's result as text to stdout; may be repeated.")
     ] = [],  # noqa: B006

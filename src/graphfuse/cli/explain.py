@@ -29,7 +29,9 @@ def command(
     model: Annotated[
         Path, typer.Argument(metavar="MODEL", help="A model file, or an artifact folder.", show_default=False)
     ],
-    full: Annotated[bool, typer.Option("--all", "-a", help="Tell every node, kernel and edge by itself.")] = False,
+    full: Annotated[
+        bool, typer.Option("--all", "-a", metavar="", help="Tell every node, kernel and edge by itself.")
+    ] = False,
     cpu: Annotated[str, typer.Option(help="The CPU that a model file is planned for.")] = "native",
     as_json: AsJson = False,
 ) -> None:

@@ -27,7 +27,7 @@ Inputs = Annotated[
     typer.Option("--input", "-i", metavar="NAME=FILE", help="Value of an input, a .npy file; may be repeated."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="Threads of one run; all cores when left out.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to stdout, and nothing else.")]
+AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Write JSON to stdout, and nothing else.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of generated inputs.")]
 
 
