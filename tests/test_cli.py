@@ -237,7 +237,7 @@ def test_a_wrong_result_is_exit_code_1_and_writes_nothing(
 def test_a_wrong_result_can_be_kept_and_is_marked(cli: Callable[..., Finished], rooted: Path, faulty: None) -> None:
     done = cli("compile", "root.onnx", "--keep-going")
     assert done.code == 0
-    assert re.search(r"differs +y .* instead of ", done.out)
+    assert re.search(r"differs y .* instead of ", " ".join(done.out.split()))
     assert json.loads((rooted / "root.gf/certificate.json").read_text())["passed"] is False
 
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from graphfuse import __version__, rules
 from graphfuse.artifact.bundle import Bundle, Staging, read_bundle, stage_bundle
-from graphfuse.artifact.fused_model import fused_model
+from graphfuse.artifact.fused_model import fused_model, write_fused_model
 from graphfuse.artifact.manifest import Manifest
 from graphfuse.artifact.manifest import Tensor as ManifestTensor
 from graphfuse.codegen.module import Module, assemble
@@ -127,7 +127,7 @@ def build_library(job: Job, module: Module) -> Bundle:
         job.staging.add("weights.bin", module.weight_chunks())
     job.staging.add("ledger.json", job.ledger.to_json())
     fused = fused_model(job.results["fuse"], job.results["recognize"])
-    job.staging.add("fused.onnx", ir.to_proto(fused).SerializeToString(deterministic=True))
+    write_fused_model(fused, job.staging.folder / "fused.onnx")
     return job.staging.seal(_manifest(job, module))
 
 

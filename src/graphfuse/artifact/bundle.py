@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 LIBRARY = "libmodel.so"
 WEIGHTS = "weights.bin"
 # What an artifact holds besides its manifest, in the order of design and documents.
-FILES = ("fused.onnx", "model.c", "model.h", LIBRARY, WEIGHTS, "ledger.json", "certificate.json")
+FILES = ("fused.onnx", "fused.onnx.data", "model.c", "model.h", LIBRARY, WEIGHTS, "ledger.json", "certificate.json")
 _NEEDED = ("model.c", "model.h", LIBRARY)
 _ANEW = "compile the model anew"
 

@@ -22,6 +22,8 @@ from graphfuse.toolchain.files import disk_errors
 
 DOMAIN = "graphfuse.region"
 REGIONS_KEY = "graphfuse.regions"
+# The standard ops of the file are of this opset: the newest that every supported onnxruntime runs.
+OPSET = 23
 # Protobuf takes 2 GB; weights beyond this go to a file beside the model.
 LARGEST_INLINE = 1_500_000_000
 
@@ -45,6 +47,9 @@ def fused_model(fusion: Fusion, model: ir.Model) -> ir.Model:
     functions = [_extract(graph, nodes, regions, readers) for nodes, regions in groups]
     graph.sort()
     graph.opset_imports[DOMAIN] = 1
+    _spell_for_older(graph)
+    for function in functions:
+        _spell_for_older(function)
     return ir.Model(
         graph,
         ir_version=model.ir_version,
@@ -53,6 +58,36 @@ def fused_model(fusion: Fusion, model: ir.Model) -> ir.Model:
         functions=functions,
         metadata_props=dict(model.metadata_props),
     )
+
+
+def _spell_for_older(container: ir.Graph | ir.Function) -> None:
+    """Write what only opset 24 has in ops of opset 23, which more runtimes read: of the ops in use, Swish alone."""
+    for node in list(container):
+        if node.op_type != "Swish" or node.domain != "":
+            continue
+        x, alpha = node.inputs[0], node.attributes.get_float("alpha", 1.0)
+        assert x is not None
+        added: list[ir.Node] = []
+        scaled = x
+        if alpha != 1.0:
+            constant = ir.node("CastLike", [_constant(added, alpha), x])
+            scale = ir.node("Mul", [x, constant.outputs[0]])
+            added += [constant, scale]
+            scaled = scale.outputs[0]
+        gate = ir.node("Sigmoid", [scaled])
+        product = ir.node("Mul", [x, gate.outputs[0]], name=node.name, metadata_props=dict(node.metadata_props))
+        added += [gate, product]
+        product.outputs[0].name, product.outputs[0].type = node.outputs[0].name, node.outputs[0].type
+        product.outputs[0].shape = node.outputs[0].shape
+        ir.convenience.replace_nodes_and_values(container, node, [node], added, node.outputs, product.outputs)
+    if container.opset_imports.get("", OPSET) > OPSET:
+        container.opset_imports[""] = OPSET
+
+
+def _constant(added: list[ir.Node], value: float) -> ir.Value:
+    node = ir.node("Constant", [], {"value_float": value})
+    added.append(node)
+    return node.outputs[0]
 
 
 def write_fused_model(model: ir.Model, path: Path) -> None:

@@ -12,7 +12,7 @@ from graphfuse.errors import UnsupportedModelError
 from graphfuse.graph.dims import Dim, same, shape_of
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label
-from graphfuse.ops.registry import NotSupported, lower
+from graphfuse.ops.registry import NotSupported, find, lower, missing
 from graphfuse.ops.tensor import Map, Tensor
 
 
@@ -79,10 +79,10 @@ def lower_graph(graph: ir.Graph, where: str = "") -> Program:
 def _add_leaf(program: Program, value: ir.Value, unsupported: list[tuple[str, str, str]]) -> None:
     if value in program.of_value:
         return
-    if value.const_value is not None and value.shape is None:
-        value.shape = ir.Shape(tuple(value.const_value.shape))
-    if value.dtype is None and value.const_value is not None:
-        value.dtype = value.const_value.dtype
+    constant = value.const_value
+    if constant is not None:
+        value.shape = value.shape or ir.Shape([d for d in constant.shape if isinstance(d, int)])
+        value.dtype = value.dtype or constant.dtype
     if value.dtype is None or value.shape is None:
         unsupported.append(("Input", value.name or "?", "its shape or element type is not declared"))
         return
@@ -99,7 +99,10 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, st
     inputs: list[Tensor | None] = []
     for operand in node.inputs:
         if operand is not None and operand not in program.of_value:
-            return  # its producer is unsupported and listed already
+            # Its producer is unsupported and listed already; this node is too when there is no such op at all.
+            if find(node) is None:
+                unsupported.append((node.op_type, label(node), missing(node)))
+            return
         inputs.append(None if operand is None else program.of_value[operand])
     try:
         outputs = lower(node, inputs)

@@ -157,6 +157,11 @@ def find(node: ir.Node) -> Op | None:
     return _OPS.get((domain, node.op_type))
 
 
+def missing(node: ir.Node) -> str:
+    """The reason shown for a node that has no op."""
+    return f"there is no {node.domain + '.' if node.domain else ''}{node.op_type} op"
+
+
 def all_ops() -> list[Op]:
     """Every op, sorted by domain and name."""
     _load_all()
@@ -167,7 +172,7 @@ def lower(node: ir.Node, inputs: Sequence[Tensor | None]) -> list[Tensor | None]
     """The outputs of a node as tensors over its inputs. Raises NotSupported with the reason."""
     found = find(node)
     if found is None:
-        raise NotSupported(f"there is no {node.domain + '.' if node.domain else ''}{node.op_type} op")
+        raise NotSupported(missing(node))
     result = found.lower(OpNode(node, inputs))
     outputs: list[Tensor | None] = [result] if isinstance(result, Tensor) else list(result)
     for value, tensor in zip(node.outputs, outputs, strict=False):
