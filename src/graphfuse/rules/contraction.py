@@ -108,12 +108,14 @@ def contraction(node: ir.Node | None) -> Contraction | MatchResult:
 def is_plain_gemm(node: ir.Node) -> bool:
     """Whether a Gemm is x W + b with nothing transposed or scaled and one bias for each column, or none."""
     get = node.attributes
-    plain = get.get_float("alpha", 1.0) == 1.0 and not get.get_int("transA", 0) and not get.get_int("transB", 0)
+    scaled_by = (get.get_float("alpha", 1.0), get.get_float("beta", 1.0))
+    if scaled_by != (1.0, 1.0) or get.get_int("transA", 0) or get.get_int("transB", 0):
+        return False
     bias, weight = input_of(node, 2), array(input_of(node, 1))
     if bias is None or weight is None:
-        return plain and weight is not None
+        return weight is not None
     elements = array(bias)
-    return plain and get.get_float("beta", 1.0) == 1.0 and elements is not None and elements.shape == weight.shape[1:]
+    return elements is not None and elements.shape == weight.shape[1:]
 
 
 def per_channel(value: ir.Value, out_rank: int, axis: int, channels: int) -> Array | MatchResult:

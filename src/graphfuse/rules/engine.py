@@ -130,7 +130,7 @@ class _Rewriter:
         nodes, carriers = list(new_nodes), []
         pairs: list[tuple[ir.Value, ir.Value]] = []
         for old, new in zip(old_values, new_values, strict=True):
-            if new.producer() not in nodes and old.is_graph_output() and _is_border(new):
+            if new.producer() not in nodes and old.is_graph_output() and _is_border(new, graph):
                 # An output of the model must be a value of its own.
                 copy = ir.node("Identity", [new])
                 nodes.append(copy)
@@ -193,8 +193,10 @@ class _Rewriter:
         return name
 
 
-def _is_border(value: ir.Value) -> bool:
-    return value.is_graph_input() or value.is_graph_output() or value.is_initializer()
+def _is_border(value: ir.Value, graph: ir.Graph) -> bool:
+    """Whether a value cannot take the place of an output of this graph: it has a place, or is made outside."""
+    maker = value.producer()
+    return value.is_graph_output() or maker is None or maker.graph is not graph
 
 
 def _remove_dead(graph: ir.Graph, nodes: list[ir.Node], upstream: bool) -> list[ir.Node]:

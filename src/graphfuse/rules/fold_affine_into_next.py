@@ -11,7 +11,7 @@ from onnxscript.rewriter import MatchResult
 from graphfuse.graph.origins import label
 from graphfuse.rules.contraction import Contraction, contraction, fits, per_channel
 from graphfuse.rules.rule import Rule, for_ops, no
-from graphfuse.rules.values import Array, array, constant, exact, rank
+from graphfuse.rules.values import Array, array, constant, exact, keeps_shape, rank
 
 STAGE = "recognize"  # after the ops that it would take apart, such as hardswish with its division by six, are whole
 ERROR_CLASS = "folded"
@@ -35,13 +35,14 @@ class FoldIntoNext(Rule):
         return getattr(op, self.op_type)(inner, _allow_other_inputs=True, _outputs=["y"])
 
     def check(self, context: Any, x: ir.Value, c: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
-        if array(c) is None or y.producer().inputs[0].const_value is not None:  # type: ignore[union-attr]
+        node, count = y.producer(), rank(x)
+        assert node is not None
+        if array(c) is None or array(x) is not None or count is None or not keeps_shape(x, node.inputs[0]):
             return no()
-        product = contraction(y.producer())
+        product = contraction(node)
         if isinstance(product, MatchResult):
             return product
-        count = rank(x)
-        if count is None:
+        if self.op_type == "MatMul" and rank(product.weight) != 2:
             return no()
         values = per_channel(c, count, 1 if self.op_type == "Conv" else count - 1, _input_channels(product))
         if isinstance(values, MatchResult):
@@ -164,6 +165,16 @@ HITS = (
         c = Constant<value = float[4] {0.5, -1.5, 2.0, 3.0}>() a = Mul(x, c) b = Add(a, c) y = Gemm(b, w, z) }""",
 )
 NEAR_MISSES = (
+    (
+        f"""g (float[N, 1, 5, 5] x) => (float[N, 2, 5, 5] y) {{ {_W} {_C} a = Mul(x, c) y = Conv(a, w) }}""",
+        "",
+    ),
+    (
+        """g (float[3, 5, 4] x) => (float[3, 5, 2] y) {
+            w = Constant<value = float[1, 4, 2] {1., 2., 3., 4., 5., 6., 7., 8.}>()
+            c = Constant<value = float[4] {0.5, -1.5, 2.0, 3.0}>() a = Add(x, c) y = MatMul(a, w) }""",
+        "",
+    ),
     (
         """g (float[N, 1, 5, 5] x) => (float[N, 1, 5, 5] y) {
             w = Constant<value = float[1, 1, 3, 3] {1., 2., 3., 4., 5., 6., 7., 8., 9.}>()

@@ -10,7 +10,7 @@ from onnxscript.rewriter import MatchResult
 
 from graphfuse.rules.algebra import is_polynomial, polynomial_of, product_of
 from graphfuse.rules.rule import Recognition, for_ops, no, yes
-from graphfuse.rules.values import keeps_shape, producer
+from graphfuse.rules.values import is_floating, keeps_shape, producer
 
 STAGE = "recognize"
 ERROR_CLASS = "reassociated"
@@ -60,6 +60,8 @@ def _read(y: ir.Value) -> tuple[ir.Value, str] | MatchResult:
         found = polynomial_of(argument, x)
         if not is_polynomial(found, expected):
             return no("the argument is not that of a gelu", argument) if found and set(found) == set(expected) else no()
+        if not is_floating(x) or x.dtype != y.dtype:
+            return no()
         if not keeps_shape(x, y):
             return no("a constant in it broadcasts", y)
         return x, "none" if node.op_type == "Erf" else "tanh"

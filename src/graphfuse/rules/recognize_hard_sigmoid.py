@@ -9,7 +9,7 @@ from onnxscript.rewriter import MatchResult
 
 from graphfuse.rules.algebra import polynomial_of
 from graphfuse.rules.rule import Rule, no, yes
-from graphfuse.rules.values import input_of, keeps_shape, producer, scalar
+from graphfuse.rules.values import input_of, is_floating, keeps_shape, producer, scalar
 
 STAGE = "recognize"
 ERROR_CLASS = "reassociated"
@@ -63,7 +63,7 @@ class RecognizeHardSigmoid(Rule):
         x, alpha, beta = found
         if (alpha, beta) == (1.0, 0.0):
             return no()  # a plain clip
-        return yes() if keeps_shape(x, y) else no()
+        return yes() if keeps_shape(x, y) and is_floating(x) else no()
 
     def rewrite(self, op: Any, y: ir.Value, **_: Any) -> ir.Value:
         found = self.line(y)

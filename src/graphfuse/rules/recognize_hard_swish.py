@@ -10,7 +10,7 @@ from onnxscript.rewriter import MatchResult
 from graphfuse.rules.algebra import product_of
 from graphfuse.rules.recognize_hard_sigmoid import clipped_line
 from graphfuse.rules.rule import Recognition, for_ops, no, yes
-from graphfuse.rules.values import keeps_shape, producer
+from graphfuse.rules.values import is_floating, keeps_shape, producer
 
 STAGE = "recognize"
 ERROR_CLASS = "reassociated"
@@ -51,7 +51,7 @@ def _read(y: ir.Value) -> ir.Value | MatchResult:
             return no()  # a factor of the formula is still to come
         if abs(slope - _SLOPE) > 1e-5 or abs(offset - _OFFSET) > 1e-5:
             return no(f"its hard sigmoid is {slope:.4g} x + {offset:.4g}, not x / 6 + 1 / 2", factor)
-        return x if keeps_shape(x, y) else no()
+        return x if keeps_shape(x, y) and is_floating(x) else no()
     return no()
 
 

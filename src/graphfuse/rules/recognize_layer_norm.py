@@ -89,10 +89,14 @@ def scale_of(constants: list[tuple[ir.Value, float]], x: ir.Value, axes: tuple[i
     return scale
 
 
-def static_axes(x: ir.Value, axes: tuple[int, ...]) -> MatchResult:
-    """Refuses axes whose size is not a number: the op's scale must have a shape."""
+# The ops reckon in float32 whatever they are given (ONNX LayerNormalization-17, stash_type).
+_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+
+
+def can_be_one_op(x: ir.Value, axes: tuple[int, ...]) -> MatchResult:
+    """Refuses element types the op would round, and axes whose size is not a number: its scale must have a shape."""
     shape = dims(x)
-    if shape is None:
+    if shape is None or x.dtype not in _TYPES:
         return no()
     unknown = [axis for axis in axes if not isinstance(shape[axis], int)]
     return no(f"the size of axis {unknown[0]} of {x.name} is known only at run time", x) if unknown else yes()
@@ -111,9 +115,9 @@ def _read(y: ir.Value) -> _Norm | MatchResult:
     x, axes = mean
     if not _is_variance(shifted[0], x, axes, centred):
         return no()
-    size = static_axes(x, axes)
-    if not size:
-        return size
+    fit = can_be_one_op(x, axes)
+    if not fit:
+        return fit
     scale = scale_of(product.constants, x, axes)
     if isinstance(scale, MatchResult):
         return scale

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
 from graphfuse.rules.algebra import constant_term, mean_of, product_of, square_of
-from graphfuse.rules.recognize_layer_norm import normalized, scale_of, static_axes
+from graphfuse.rules.recognize_layer_norm import can_be_one_op, normalized, scale_of
 from graphfuse.rules.rule import Recognition, for_ops, no, yes
 from graphfuse.rules.values import Array, keeps_shape
 
@@ -43,9 +43,9 @@ def _read(y: ir.Value) -> tuple[ir.Value, tuple[int, ...], float, Array | None] 
     mean = mean_of(shifted[0]) if shifted is not None else None
     if shifted is None or mean is None or square_of(mean[0]) is not x:
         return no()
-    size = static_axes(x, mean[1])
-    if not size:
-        return size
+    fit = can_be_one_op(x, mean[1])
+    if not fit:
+        return fit
     scale = scale_of(product.constants, x, mean[1])
     if isinstance(scale, MatchResult):
         return scale

@@ -152,10 +152,14 @@ def _bounds(node: ir.Node, bound: ir.Value) -> list[int] | None:
 def _bound(bound: int | ir.SymbolicDim, size: Dim) -> int | None:
     if isinstance(bound, int):
         return bound
-    difference = sympy.expand(dim(bound) - size)
+    place = sympy.sympify(dim(bound))
+    difference = sympy.expand(place - size)
     if not difference.is_Integer:
         return None
-    return 2**63 - 1 if int(difference) >= 0 else int(difference)
+    if difference >= 0:
+        return 2**63 - 1
+    # Were the bound itself negative it would count from the end.
+    return int(difference) if place.is_nonnegative else None
 
 
 # Op(..., computed) -> Op(..., Concat(constants, sizes of the model's inputs))

@@ -114,6 +114,11 @@ def drop_exact(model: ir.Model) -> None:
         value.meta.pop(_EXACT_KEY, None)
 
 
+def is_floating(value: ir.Value | None) -> bool:
+    """Whether the element type is known to be a floating-point one."""
+    return value is not None and value.dtype is not None and value.dtype.is_floating_point()
+
+
 def rank(value: ir.Value | None) -> int | None:
     """The number of dimensions, None when unknown."""
     return None if value is None or value.shape is None else len(value.shape)
