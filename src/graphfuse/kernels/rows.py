@@ -17,18 +17,18 @@ from graphfuse.codegen.vector import Context, Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.fuse.passes import Fold, Pass, RowProgram
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, mul, product, same
-from graphfuse.graph.dtypes import BOOL, DType, c_type, is_float, item_bytes, suffix, vector_type
+from graphfuse.graph.dtypes import c_type, item_bytes, suffix
 from graphfuse.ops.expr import Const, Expr, Var, cost, loads_of, substitute, variables_of
 from graphfuse.ops.tensor import Tensor, variables
 from graphfuse.plan.site import SIGNATURE, KernelCode
 from graphfuse.plan.view import Buffer, View, ordered_strides, surely_larger
 from graphfuse.target import Target
 
+from .fold import Accumulator
+
 # Elements of a long row that one unit of work covers, and vectors that one "across" block covers.
 CHUNK = 4096
 BLOCK = 4
-# Independent accumulators of a fold along the lanes, to hide the latency of the addition.
-ACCUMULATORS = 4
 # The place of a register in its block: the part of a spill's address that follows the lanes.
 SLOT = Var("slot")
 
@@ -312,7 +312,7 @@ class _Rows:
         """One trip over the row; returns for each block its folds with the C names of their results."""
         if not p.folds and not p.stores:
             return [[] for _ in rows]
-        folds = [[_Accumulator(f, w, self.along) for f in p.folds] for _ in rows]
+        folds = [[Accumulator(f, w, self.along) for f in p.folds] for _ in rows]
         loops = [a for a in self.axes if a.reduced and a is not self.lane]
         with _nest(w, [(a.var.name, "0", self.params.dim(a.extent)) for a in loops]):
             place = {a.var: a.var.name for a in loops}
@@ -325,7 +325,7 @@ class _Rows:
                     self._step(body, p, accumulators, 0)
         return [[(a.fold, a.finish(w, self.along)) for a in accumulators] for accumulators in folds]
 
-    def _along(self, w: Writer, p: Pass, scope: Scope, accumulators: Sequence[_Accumulator]) -> None:
+    def _along(self, w: Writer, p: Pass, scope: Scope, accumulators: Sequence[Accumulator]) -> None:
         assert self.lane is not None
         extent = self.params.dim(self.lane.extent)
         var = self.lane.var
@@ -343,118 +343,12 @@ class _Rows:
                 w.line(f"const int64_t n = {extent} - j;")
                 self._step(scope.child({var: "j"}, w, "n"), p, accumulators, 0)
 
-    def _step(self, scope: Scope, p: Pass, accumulators: Sequence[_Accumulator], way: int) -> None:
+    def _step(self, scope: Scope, p: Pass, accumulators: Sequence[Accumulator], way: int) -> None:
         """One register's worth of a pass."""
         for t, e in p.stores:
             scope.store(self.views[t], self.store_access[t], scope.vector(e))
         for a in accumulators:
             a.fold_in(scope, way, self.along)
-
-
-class _Accumulator:
-    """The running value of a fold, in one register or several independent ones."""
-
-    def __init__(self, fold: Fold, w: Writer, along: bool) -> None:
-        self.fold = fold
-        self.kind = fold.prim.kind
-        self.is_arg = self.kind.startswith("arg")
-        self.dtype: DType = fold.value.dtype
-        self.ways = ACCUMULATORS if along and not self.is_arg else 1
-        self.names = [w.fresh("acc") for _ in range(self.ways)]
-        start = identity(self.kind, self.dtype)
-        for name in self.names:
-            w.line(f"{vector_type(self.dtype)} {name} = gf_splat_{suffix(self.dtype)}({start});")
-        if self.is_arg:
-            self.at = w.fresh("at")
-            w.line(f"gf_i64 {self.at} = gf_splat_i64(-1);")
-
-    def fold_in(self, scope: Scope, way: int, along: bool) -> None:
-        value = scope.vector(self.fold.value)
-        name, s = self.names[way], suffix(self.dtype)
-        if self.is_arg:
-            self._fold_position(scope, value, along)
-            return
-        if scope.count and along:
-            value = f"gf_select_{s}(gf_first({scope.count}), {value}, gf_splat_{s}({identity(self.kind, self.dtype)}))"
-        if self.kind in ("sum", "prod"):
-            scope.writer.line(f"{name} = gf_{'add' if self.kind == 'sum' else 'mul'}_{s}({name}, {value});")
-        else:
-            scope.writer.line(f"{name} = gf_{self.kind}_{s}({name}, {value});")
-
-    def _fold_position(self, scope: Scope, value: str, along: bool) -> None:
-        axis = self.fold.prim.axes[0]
-        s, w = suffix(self.dtype), scope.writer
-        position = scope.vector(Var(f"i{axis}"))
-        order = (
-            ("ge" if self.fold.prim.last else "gt")
-            if self.kind == "argmax"
-            else ("le" if self.fold.prim.last else "lt")
-        )
-        better = f"gf_{order}_{s}({value}, {self.names[0]})"
-        unset = f"gf_lt_i64({self.at}, gf_splat_i64(0))"
-        take = w.let("gf_mask", f"{better} | {unset}", "m")
-        if is_float(self.dtype):
-            # As in NumPy, the first NaN wins over every number.
-            nan = w.let("gf_mask", f"gf_ne_{s}({value}, {value}) & gf_eq_{s}({self.names[0]}, {self.names[0]})", "m")
-            old = w.let("gf_mask", f"gf_eq_{s}({self.names[0]}, {self.names[0]})", "m")
-            take = w.let("gf_mask", f"({take} & {old}) | {nan}", "m")
-        if scope.count and along:
-            take = w.let("gf_mask", f"{take} & gf_first({scope.count})", "m")
-        w.line(f"{self.names[0]} = gf_select_{s}({take}, {value}, {self.names[0]});")
-        w.line(f"{self.at} = gf_select_i64({take}, {position}, {self.at});")
-
-    def finish(self, w: Writer, along: bool) -> str:
-        """The C name of the result, the same in every lane when folded along them."""
-        s = suffix(self.dtype)
-        if self.is_arg:
-            return self._finish_position(w) if along else self.at
-        text = self.names[0]
-        for other in self.names[1:]:
-            if self.kind in ("sum", "prod"):
-                text = f"gf_{'add' if self.kind == 'sum' else 'mul'}_{s}({text}, {other})"
-            else:
-                text = f"gf_{self.kind}_{s}({text}, {other})"
-        if along:
-            horizontal = {"sum": "hsum", "prod": "hprod", "max": "hmax", "min": "hmin"}[self.kind]
-            text = f"gf_splat_{s}(gf_{horizontal}_{s}({text}))"
-        return w.let(vector_type(self.dtype), text, "f")
-
-    def _finish_position(self, w: Writer) -> str:
-        """Among the lanes the best value wins, and of equals the first (or last) position."""
-        s, c = suffix(self.dtype), c_type(self.dtype)
-        values, places, best = w.fresh("e"), w.fresh("e"), w.fresh("b")
-        w.line(f"{c} {values}[GF_W];")
-        w.line(f"int64_t {places}[GF_W];")
-        w.line(f"gf_store_{s}({values}, {self.names[0]});")
-        w.line(f"gf_store_i64({places}, {self.at});")
-        w.line(f"int {best} = 0;")
-        sign = ">" if self.kind == "argmax" else "<"
-        tie = ">" if self.fold.prim.last else "<"
-        with w.block("for (int l = 1; l < GF_W; ++l)"):
-            w.line(f"if ({places}[l] < 0) continue;")
-            equal, better = f"{values}[l] == {values}[{best}]", f"{values}[l] {sign} {values}[{best}]"
-            if is_float(self.dtype):
-                nan_l, nan_b = f"{values}[l] != {values}[l]", f"{values}[{best}] != {values}[{best}]"
-                equal, better = f"({equal} || ({nan_l} && {nan_b}))", f"!({nan_b}) && ({nan_l} || {better})"
-            equal = f"{equal} && {places}[l] {tie} {places}[{best}]"
-            w.line(f"if (({equal}) || ({better})) {best} = l;")
-        return w.let("gf_i64", f"gf_splat_i64({places}[{best}])", "f")
-
-
-def identity(kind: str, dtype: DType) -> str:
-    """The C text of the value that a fold starts from."""
-    if kind in ("sum", "prod"):
-        return "0" if kind == "sum" else "1"
-    lowest = kind in ("max", "argmax")
-    if is_float(dtype):
-        return "-INFINITY" if lowest else "INFINITY"
-    if dtype == BOOL:
-        return "0" if lowest else "1"
-    bits = item_bytes(dtype) * 8
-    signed = suffix(dtype).startswith("i")
-    if lowest:
-        return f"INT{bits}_MIN" if signed else "0"
-    return f"INT{bits}_MAX" if signed else f"UINT{bits}_MAX"
 
 
 @contextmanager
