@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import onnx
 import onnx.parser
@@ -109,7 +107,8 @@ def test_near_miss_stays_and_says_why(name: str, k: int) -> None:
     before = form(model)
     apply(name, model, ledger)
     assert form(model) == before
-    assert not reason or [m for m in ledger.misses if m.rule == name and re.search(re.escape(reason), m.reason)], ledger.misses
+    said = [miss.reason for miss in ledger.misses if miss.rule == name]
+    assert not reason or any(reason in text for text in said), said
 
 
 @pytest.mark.parametrize("name", FILES)
