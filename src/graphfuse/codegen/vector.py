@@ -18,7 +18,7 @@ from graphfuse.codegen.params import Params
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import BOOL, F32, F64, I64, DType, c_type, is_float, suffix, vector_type
-from graphfuse.ops.expr import Call, Const, Expr, Load, Result, Size, Var, children, depends_on
+from graphfuse.ops.expr import Call, Const, Expr, Load, Result, Size, Var, children, depends_on, loads_of
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.view import View
 
@@ -301,6 +301,8 @@ def literal(e: Const) -> str:
         return "1" if e.value else "0"
     if not is_float(e.dtype):
         value = int(e.value)
+        if value >= 2**63:
+            return f"UINT64_C({value})"
         return str(value) if abs(value) < 2**31 else ("INT64_MIN" if value == -(2**63) else f"INT64_C({value})")
     x = float(e.value)
     if math.isnan(x):
@@ -309,7 +311,8 @@ def literal(e: Const) -> str:
         return "INFINITY" if x > 0 else "-INFINITY"
     if e.dtype == F64:
         return repr(x)
-    rounded = np.float32(x)
+    with np.errstate(over="ignore"):
+        rounded = np.float32(x)
     if np.isinf(rounded):
         return "INFINITY" if x > 0 else "-INFINITY"
     text = str(rounded)
@@ -361,12 +364,16 @@ _SCALAR_INFIX = {
     "eq": "==",
     "ne": "!=",
 }
+_WRAPPING = ("add", "sub", "mul")
 _SCALAR_FLOAT = {"floor": "floor", "ceil": "ceil", "round": "rint", "trunc": "trunc", "sqrt": "sqrt", "abs": "fabs"}
 
 
 def scalar_call_text(e: Call, args: list[str]) -> str:
     """A scalar function applied to scalars: what index arithmetic needs, and no more."""
     operand = e.args[1].dtype if e.fn == "select" else e.args[0].dtype
+    if e.fn in _WRAPPING and e.dtype == I64 and loads_of(e.args):
+        # What comes from data may be anything: let it wrap, where C would leave it undefined.
+        return f"(int64_t)((uint64_t){args[0]} {_SCALAR_INFIX[e.fn]} (uint64_t){args[1]})"
     if e.fn in _SCALAR_INFIX:
         return f"{args[0]} {_SCALAR_INFIX[e.fn]} {args[1]}"
     if e.fn == "select":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# Between the two characters of a comment's beginning or end, or of a trigraph.
+_COMMENT_HAZARD = re.compile(r"(?<=\*)(?=/)|(?<=/)(?=\*)|(?<=\?)(?=\?)")
 
 
 class Writer:
@@ -20,7 +24,7 @@ class Writer:
     def comment(self, text: str) -> None:
         """A comment; the text may come from a stranger's model, so it can't end the comment or start another."""
         safe = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text)
-        self.line(f"/* {safe.replace('*/', '* /').replace('/*', '/ *').replace('??', '? ?')} */")
+        self.line(f"/* {re.sub(_COMMENT_HAZARD, ' ', safe)} */")
 
     @contextmanager
     def block(self, head: str = "") -> Iterator[None]:
