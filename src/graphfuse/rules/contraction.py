@@ -108,8 +108,9 @@ def contraction(node: ir.Node | None) -> Contraction | MatchResult:
 def is_plain_gemm(node: ir.Node) -> bool:
     """Whether a Gemm is x W + b with nothing transposed or scaled and one bias for each column, or none."""
     get = node.attributes
-    scaled_by = (get.get_float("alpha", 1.0), get.get_float("beta", 1.0))
-    if scaled_by != (1.0, 1.0) or get.get_int("transA", 0) or get.get_int("transB", 0):
+    factors = (get.get_float("alpha", 1.0), get.get_float("beta", 1.0))
+    turned = get.get_int("transA", 0) + get.get_int("transB", 0)
+    if factors != (1.0, 1.0) or turned:
         return False
     bias, weight = input_of(node, 2), array(input_of(node, 1))
     if bias is None or weight is None:

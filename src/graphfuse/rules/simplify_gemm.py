@@ -13,13 +13,17 @@ from graphfuse.rules.rule import Rule, no, yes
 from graphfuse.rules.values import Array, array, constant, exact, input_of, name_of
 
 STAGE = "simplify"
-ERROR_CLASS = "folded"
+ERROR_CLASS = "exact"
 ORDER = 12
 
 
-# alpha * A' B' + beta * C -> Gemm(A', alpha * B', beta * C)
+# alpha * A' B' + beta * C -> Gemm(A', B', beta * C), with alpha = 1
+# alpha * A' B' + beta * C -> MatMul(A', B') * alpha + C * beta
 class SimplifyGemm(Rule):
-    """What is constant is transposed and scaled at compile time; what is not gets nodes of its own."""
+    """What is constant is transposed and scaled at compile time; what is not gets nodes of its own.
+
+    A power of two goes into the weights whatever they are; another alpha rounds them, which is for fold_affine to do.
+    """
 
     def pattern(self, op: Any, a: Any, b: Any) -> Any:
         return op.Gemm(a, b, _allow_other_inputs=True, _outputs=["y"])
@@ -39,16 +43,19 @@ class SimplifyGemm(Rule):
         transposed = bool(attributes.get_int("transB", 0))
         if array(b) is not None:
             weight = exact(b).T if transposed else exact(b)
-            w = constant(op, np.ascontiguousarray(weight) * alpha, a, name_of(b, "folded"))
+            inside = alpha if abs(np.frexp(alpha)[0]) == 0.5 else 1.0
+            w = constant(op, np.ascontiguousarray(weight) * inside, a, name_of(b, "folded"))
+            alpha /= inside
             row = _row(bias, weight.shape[1])
-            if bias is None or row is not None:
+            if alpha == 1.0 and (bias is None or row is not None):
                 operands = [x, w] if row is None else [x, w, constant(op, row * beta, a, f"{y.name}.bias")]
                 plain: ir.Value = op.Gemm(*operands)
                 return plain
         else:
             w = op.Transpose(b, perm=[1, 0]) if transposed else b
-            x = x if alpha == 1.0 else op.Mul(x, constant(op, np.array(alpha), a, f"{y.name}.alpha"))
         product: ir.Value = op.MatMul(x, w)
+        if alpha != 1.0:
+            product = op.Mul(product, constant(op, np.array(alpha), a, f"{y.name}.alpha"))
         if bias is None:
             return product
         if beta != 1.0 and array(bias) is not None:
@@ -77,6 +84,8 @@ HITS = (
     f"{_HEAD} {{ {_W} b = Constant<value = float[2] {{0.5, -1.}}>() y = Gemm<transB = 1>(x, w, b) }}",
     f"""{_HEAD} {{ {_W} b = Constant<value = float {{0.5}}>()
         y = Gemm<transB = 1, alpha = 0.5, beta = 2.0>(x, w, b) }}""",
+    f"""{_HEAD} {{ {_W} b = Constant<value = float[1, 2] {{0.5, 3.0}}>()
+        y = Gemm<transB = 1, alpha = 0.7, beta = 0.3>(x, w, b) }}""",
     """g (float[3, N] x) => (float[N, 2] y) {
         w = Constant<value = float[3, 2] {1., 2., 3., 4., 5., 6.}>() y = Gemm<transA = 1>(x, w) }""",
     """g (float[N, 3] x, float[2, 3] w, float[2] b) => (float[N, 2] y) {
