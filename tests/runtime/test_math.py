@@ -1,6 +1,6 @@
 """Elementary functions: largest error in ULP against libm in float64, as stated in gf_math.h.
 
-GF_EXHAUSTIVE=1 checks every float32 (a quarter of an hour per build) instead of four million of them.
+GF_EXHAUSTIVE=1 checks every float32 (a quarter of an hour per build) instead of two million of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 from runtime.native import HERE, RUNTIME, Build, builds, compile_c, has_gcc, instruction_sets
 
-STEP = 1 if os.environ.get("GF_EXHAUSTIVE") == "1" else 1009
+STEP = 1 if os.environ.get("GF_EXHAUSTIVE") == "1" else 2039
 EXACT = ("floor", "ceil", "trunc", "round", "sign", "abs")
 
 
@@ -65,7 +65,7 @@ def test_the_harness_sees_an_error(tmp_path: Path) -> None:
 
 
 def pow_points() -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of special values, and a million random pairs over the whole range where the result is finite."""
+    """Every pair of special values, and 360 000 random pairs over the whole range where the result is finite."""
     special = np.array(
         [0.0, -0.0, 1, -1, 2, -2, 3, -3, 0.5, -0.5, 0.99999994, 1.0000001, -1.0000001, 1e-45, -1e-45, 1.1754944e-38,
          3.4028235e38, -3.4028235e38, np.inf, -np.inf, np.nan, 16777216, 16777215, 8388609, -16777215, 1e30, 33, -33,
@@ -74,8 +74,8 @@ def pow_points() -> tuple[np.ndarray, np.ndarray]:
     )  # fmt: skip
     a, b = (grid.ravel() for grid in np.meshgrid(special, special))
     rng = np.random.default_rng(7)
-    base = np.exp(rng.uniform(-87, 88, 1_000_000)).astype(np.float32)
-    near_one = np.exp(rng.normal(0, 0.01, 200_000)).astype(np.float32)
+    base = np.exp(rng.uniform(-87, 88, 300_000)).astype(np.float32)
+    near_one = np.exp(rng.normal(0, 0.01, 60_000)).astype(np.float32)
     base = np.concatenate([base, near_one])
     base[base == 1] = 3
     exponent = (rng.uniform(-104, 89, base.size) / np.log(base.astype(np.float64))).astype(np.float32)
