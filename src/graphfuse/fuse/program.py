@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.errors import UnsupportedModelError
-from graphfuse.graph.dims import Dim, same, shape_of
+from graphfuse.graph.dims import Dim, same, shape_of, symbols
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label
 from graphfuse.ops.registry import NotSupported, find, lower, missing
@@ -37,6 +37,13 @@ class Program:
     guards: list[Guard] = field(default_factory=list)
     position: dict[Tensor, int] = field(default_factory=dict)
     consumers: dict[Tensor, list[Tensor]] = field(default_factory=dict)
+
+    @property
+    def one_item(self) -> dict[str, int]:
+        """Sizes to reckon with: symbols that lead an input's shape, and nothing else, are a batch, here of one item."""
+        shapes = [self.of_value[v].shape for v in self.graph.inputs]
+        inner = set(symbols(d for shape in shapes for d in shape[1:]))
+        return {name: 1 for name in symbols(d for shape in shapes for d in shape[:1]) if name not in inner}
 
     def is_output(self, tensor: Tensor) -> bool:
         return any(tensor is o for o in self.outputs)

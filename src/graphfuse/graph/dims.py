@@ -5,8 +5,11 @@ Symbols are positive integers, as in onnx_ir.SymbolicDim, whose expressions are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
+from types import MappingProxyType
 from typing import TypeAlias
 
 import onnx_ir as ir
@@ -138,11 +141,24 @@ def evaluate(value: Dim, env: Mapping[str, int]) -> int:
     return int(value.subs({s: env[s.name] for s in value.free_symbols}))
 
 
-def estimate(value: Dim, sizes: Mapping[str, int] | None = None) -> int:
-    """A number to reckon costs with: a symbol counts as what `sizes` says, else as 64."""
+_ASSUMED: ContextVar[Mapping[str, int]] = ContextVar("assumed sizes", default=MappingProxyType({}))
+
+
+@contextmanager
+def assuming(sizes: Mapping[str, int]) -> Iterator[None]:
+    """Within the block, `estimate` takes these symbols for these sizes."""
+    token = _ASSUMED.set(sizes)
+    try:
+        yield
+    finally:
+        _ASSUMED.reset(token)
+
+
+def estimate(value: Dim) -> int:
+    """A number to reckon costs with: a symbol counts as what is assumed of it (see `assuming`), else as 64."""
     if isinstance(value, int):
         return value
-    known = sizes or {}
+    known = _ASSUMED.get()
     return max(1, int(value.subs({s: known.get(s.name, TYPICAL) for s in value.free_symbols})))
 
 

@@ -22,8 +22,19 @@ from graphfuse.plan.site import ContractionSite, KernelCode, Packed
 from graphfuse.target import Target
 
 from .function import Function, affine
-from .tile import Lanes, Tile, choose_tile, declare_accumulators, finish, multiply_add, panels, row_variants
-from .window import Geometry, geometry, input_rows, refusal
+from .tile import (
+    PREFETCH_STEP,
+    Lanes,
+    Tile,
+    choose_tile,
+    declare_accumulators,
+    declare_prefetch,
+    finish,
+    multiply_add,
+    panels,
+    row_variants,
+)
+from .window import Geometry, geometry, input_rows, line_variables, refusal
 
 # Finite interpolation points; infinity is the last. Small ones, in pairs of opposite sign: the least rounding error and
 # transforms whose sums are shared by the two of a pair.
@@ -102,6 +113,11 @@ class ConvWinograd:
             return "the channels are not the innermost axis"
         if g.channels < target.lanes or g.out_channels < target.lanes:
             return "fewer channels than lanes"
+        # An infinite tap would be infinity minus infinity in the transformed weights, and its whole channel NaN.
+        weights = site.constants(site.prim.args[1])
+        assert weights is not None, "checked by refusal()"
+        if not np.isfinite(weights).all():
+            return "a weight is NaN or infinite"
         return None
 
     def cost(self, site: ContractionSite, target: Target) -> float:
@@ -238,6 +254,7 @@ class _Writer:
         across, down = self.fn.dim(self.p.tiles_x), self.fn.dim(self.p.tiles_y)
         w.line("const int64_t s = first + t;")
         w.line(f"const int64_t image = s / {across} / {down}, ty = s / {across} % {down}, tx = s % {across};")
+        w.line("(void)image;")
 
     # ------------------------------------------------------------------ input
 
@@ -312,6 +329,9 @@ class _Writer:
         p = self.p
         w.line("int64_t t = 0;")
         heights = self._heights()
+        step = vectors * p.lanes
+        tiles = f"(count + {heights[0] - 1}) / {heights[0]}"
+        declare_prefetch(w, f"weights + {step * self.g.channels}", 4 * step, tiles)
         for height in heights:
             tile = Tile(height, vectors)
             with w.block(f"for (; t + {height} <= count; t += {height})"):
@@ -320,7 +340,8 @@ class _Writer:
                 w.line("const float *wk = weights;")
                 with w.loop("k", "0", str(self.g.channels)):
                     multiply_add(w, tile, F32, lambda m: f"a[{m * p.channels}]", "wk", p.lanes)
-                    w.line(f"++a, wk += {vectors * p.lanes};")
+                    w.line(f"++a, wk += {step};")
+                    w.line(PREFETCH_STEP)
                 for m in range(height):
                     for v in range(vectors):
                         w.line(f"gf_store_f32(to + (t + {m}) * {columns} + {v * p.lanes}, c{m}_{v});")
@@ -370,21 +391,23 @@ class _Writer:
 
     def _store(self, w: Writer, scope: Scope) -> None:
         p, g = self.p, self.g
-        image, down, across = p.site.index[0], p.site.index[2], p.site.index[3]
         m = p.m
+
+        def place(i: str, j: str) -> Scope:
+            lines = line_variables(g, p.site.index, (None, f"(oy + {i})", f"(ox + {j})"))
+            return scope.child({p.site.index[0]: "image"} | lines, writer=w)
+
         outside = [not (isinstance(size, int) and size % m == 0) for size in g.out[1:]]
         work = sum(cost(e) + 1 for _, e in p.site.outputs) * m * m
         if work <= _INLINE and not any(outside):
             for i in range(m):
                 for j in range(m):
-                    inner = scope.child({image: "image", down: f"(oy + {i})", across: f"(ox + {j})"}, writer=w)
-                    finish(p.site, inner, f"y[{i}][{j}]")
+                    finish(p.site, place(str(i), str(j)), f"y[{i}][{j}]")
             return
         rows = f"gf_min64({m}, {self.fn.dim(g.out[1])} - oy)" if outside[0] else str(m)
         columns = f"gf_min64({m}, {self.fn.dim(g.out[2])} - ox)" if outside[1] else str(m)
         with w.loop("i", "0", rows), w.loop("j", "0", columns):
-            inner = scope.child({image: "image", down: "(oy + i)", across: "(ox + j)"}, writer=w)
-            finish(p.site, inner, "y[i][j]")
+            finish(p.site, place("i", "j"), "y[i][j]")
 
 
 def _within(position: str, size: str) -> str:

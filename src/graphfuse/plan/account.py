@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
 from graphfuse.fuse.regions import Fusion, Region, Verdict
-from graphfuse.graph.dims import estimate, product, symbols
+from graphfuse.graph.dims import assuming, estimate, product
 from graphfuse.graph.dtypes import item_bytes
 from graphfuse.graph.origins import origins
 from graphfuse.ledger import EdgeRecord, Ledger
@@ -28,9 +28,9 @@ def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
         if names:
             fate, into, reason = _end_of_view(fusion, plan, node)
             ledger.settle(names, fate, into=into, by="plan", reason=reason)  # type: ignore[arg-type]
-    sizes = _batch_of_one(fusion)
-    for region in fusion.regions:
-        _record_edges(fusion, region, ledger, sizes)
+    with assuming(fusion.program.one_item):
+        for region in fusion.regions:
+            _record_edges(fusion, region, ledger)
     for call in plan.calls:
         ledger.note("plan", call.label, f"{call.code.describe or call.kernel}: {call.code.hint}")
 
@@ -84,14 +84,7 @@ def _end_of_view(fusion: Fusion, plan: Plan, node: ir.Node) -> tuple[str, str, s
     return "fused", near[0] if near else "", "other strides over the same memory, no copy"
 
 
-def _batch_of_one(fusion: Fusion) -> dict[str, int]:
-    """Traffic is told for one item: symbols that lead an input's shape, and nothing else, are a batch."""
-    shapes = [fusion.program.of_value[v].shape for v in fusion.program.graph.inputs]
-    inner = set(symbols(d for shape in shapes for d in shape[1:]))
-    return {name: 1 for name in symbols(d for shape in shapes for d in shape[:1]) if name not in inner}
-
-
-def _record_edges(fusion: Fusion, region: Region, ledger: Ledger, sizes: Mapping[str, int]) -> None:
+def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:
     program = fusion.program
     inside = set(map(id, region.tensors))
     seen: set[tuple[str, str, str]] = set()
@@ -104,7 +97,7 @@ def _record_edges(fusion: Fusion, region: Region, ledger: Ledger, sizes: Mapping
             if producer is None:
                 continue
             verdict = fusion.verdicts.get((a, t)) or _default(fusion, t, through)
-            size = 2 * estimate(product(source.shape), sizes) * item_bytes(source.dtype)
+            size = 2 * estimate(product(source.shape)) * item_bytes(source.dtype)
             value = source.value.name if source.value is not None and source.value.name else program.name(source)
             key = (producer.name, region.name, value)
             if key in seen:

@@ -14,7 +14,7 @@ from graphfuse.fuse.element import Elements
 from graphfuse.fuse.passes import RowProgram, schedule
 from graphfuse.fuse.program import Guard
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
-from graphfuse.graph.dims import Dim, same
+from graphfuse.graph.dims import Dim, assuming, same
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Pad, Reshape, Slice, Tensor, Transpose
@@ -61,7 +61,8 @@ class Plan:
 
 def plan(fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str = "") -> Plan:
     """Plan the fused program. Raises UnsupportedModelError when no kernel accepts a contraction."""
-    return _Planner(fusion, kernels, rows, target, where).run()
+    with assuming(fusion.program.one_item):
+        return _Planner(fusion, kernels, rows, target, where).run()
 
 
 class _Planner:
