@@ -82,6 +82,7 @@ class Compiler:
             f"-march={target.cpu.replace('_v', '-v').replace('86_', '86-')}",
             *map("-m".__add__, target.features),
             *wide,
+            "-Wno-psabi",  # gcc's note that it once passed such vectors otherwise; none is passed between units
         )
 
 
