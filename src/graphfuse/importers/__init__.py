@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from graphfuse.importers.common import Imported, UnknownValue
+from graphfuse.importers.shapes import unknown_values
 
-__all__ = ["Imported", "UnknownValue"]
+__all__ = ["Imported", "UnknownValue", "unknown_values"]
