@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from graphfuse.graph.dims import Dim, add, evaluate, mul
 from graphfuse.graph.dtypes import F32, DType
@@ -22,19 +24,37 @@ from graphfuse.ops.tensor import Contract, Tensor
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Packed
 from graphfuse.plan.view import Buffer, View, ordered_strides
 from graphfuse.runtime.preamble import preamble
-from graphfuse.target import Target, missing_here, target_for
+from graphfuse.target import Target, host_target, missing_here, target_for
 from graphfuse.toolchain.compiler import find_compiler
 
-TARGETS = ("x86_64_v4", "x86_64_v3", "x86_64")
 GUARD = 64  # elements around every buffer, filled with what must neither be used nor change
 
 
-def target_named(cpu: str) -> Target:
-    return target_for(cpu)
+@dataclass(frozen=True)
+class Configuration:
+    """An instruction-set level and a compiler."""
+
+    cpu: str
+    cc: str
+
+    @property
+    def target(self) -> Target:
+        return target_for(self.cpu)
 
 
-def runs_here(cpu: str) -> bool:
-    return not missing_here(target_named(cpu))
+def configurations() -> list[Configuration]:
+    """What kernels are tested with: every vector width that this machine runs, by zig and, where it is, by gcc."""
+    host = host_target()
+    other = "gcc" if shutil.which("gcc") else "zig"
+    if host.arch != "x86_64":
+        return [Configuration(host.cpu, "zig"), Configuration(host.cpu, other)]
+    pairs = [("x86_64_v4", "zig"), ("x86_64_v4", other), ("x86_64_v3", other), ("x86_64", other)]
+    wanted = [Configuration(cpu, cc) for cpu, cc in dict.fromkeys(pairs)]
+    return [c for c in wanted if not missing_here(c.target)]
+
+
+every_configuration = pytest.mark.parametrize("configuration", configurations(), ids=lambda c: f"{c.cpu}-{c.cc}")
+X86 = target_for("x86_64_v3")  # to ask for reasons and texts, which needs no machine
 
 
 # ---------------------------------------------------------------- sites
@@ -231,31 +251,36 @@ def random_values(rng: np.random.Generator, shape: Sequence[int], dtype: DType) 
 
 # ---------------------------------------------------------------- compiling and calling
 
-
-def standalone(code: KernelCode, name: str = "kernel") -> str:
-    """The kernel with a face that can be called from outside."""
-    body = code.source.replace("@NAME@", name)
-    arguments = "void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch"
-    return f"{body}\nvoid call({arguments});\nvoid call({arguments}) {{ {name}(p, d, r0, r1, c0, c1, scratch); }}\n"
+ARGUMENTS = "void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch"
 
 
-@cache
-def compiled(source: str, cpu: str, cc: str) -> ctypes.CDLL:
-    target = target_named(cpu)
-    compiler = find_compiler(cc, target)
-    folder = Path(tempfile.gettempdir()) / "graphfuse-kernel-tests"
-    folder.mkdir(exist_ok=True)
-    text = preamble(target.lanes, amalgamated=False) + source
-    flags = [*compiler.compile_flags(target, ("-Wall", "-Wextra", "-Werror")), "-shared", "-lm"]
-    digest = hashlib.sha256("\0".join([text, *compiler.argv, compiler.version, *flags]).encode()).hexdigest()[:24]
+def callable_kernel(code: KernelCode, name: str) -> str:
+    """The kernel with a face that can be called from outside by `name`."""
+    body = code.source.replace("@NAME@", f"kernel_{name}")
+    face = f"void {name}({ARGUMENTS})"
+    return f"{body}\n{face};\n{face} {{ kernel_{name}(p, d, r0, r1, c0, c1, scratch); }}\n"
+
+
+def compiled(text: str, configuration: Configuration) -> ctypes.CDLL:
+    """C text, the preamble put before it, as a library; kept from run to run by what it is made of."""
+    target = configuration.target
+    compiler = find_compiler(configuration.cc, target)
+    whole = preamble(target.lanes, amalgamated=False) + text
+    # Only one configuration is optimised as the product is; for the others that would take most of the tests' time.
+    quick = () if target.lanes == 16 and configuration.cc == "zig" else ("-O1",)
+    flags = [*compiler.compile_flags(target, ("-Wall", "-Wextra", "-Werror", *quick)), "-shared", "-lm"]
+    digest = hashlib.sha256("\0".join([whole, *compiler.argv, compiler.version, *flags]).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"graphfuse-kernel-tests-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
     library = folder / f"{digest}.so"
     if not library.exists():
-        unit = folder / f"{digest}.c"
-        unit.write_text(text)
-        partial = folder / f"{digest}.{id(text)}.part"
-        done = subprocess.run([*compiler.argv, str(unit), "-o", str(partial), *flags], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[:4000]
-        partial.replace(library)
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            unit = Path(work) / "kernels.c"
+            unit.write_text(whole)
+            arguments = [*compiler.argv, "kernels.c", "-o", "kernels.so", *flags]
+            done = subprocess.run(arguments, capture_output=True, text=True, cwd=work)
+            assert done.returncode == 0, done.stderr[:4000]
+            (Path(work) / "kernels.so").replace(library)
     return ctypes.CDLL(str(library))
 
 
@@ -265,8 +290,7 @@ class Built:
 
     case: Case
     code: KernelCode
-    target: Target
-    library: ctypes.CDLL
+    function: Callable[..., None]
 
     def arguments(self, memory: Memory) -> tuple[Any, Any, list[np.ndarray]]:
         keep: list[np.ndarray] = []
@@ -293,7 +317,7 @@ class Built:
         base = (int(scratch.ctypes.data) + 63) // 64 * 64
         for r0, r1, c0, c1 in splits or [(0, self.rows, 0, self.columns)]:
             scratch[...] = 0xFF
-            self.library.call(p, d, *map(ctypes.c_int64, (r0, r1, c0, c1)), ctypes.c_void_p(base))
+            self.function(p, d, *map(ctypes.c_int64, (r0, r1, c0, c1)), ctypes.c_void_p(base))
         del keep
         end = evaluate(self.code.scratch, self.case.env) + (base - int(scratch.ctypes.data))
         assert (scratch[end:] == 0xFF).all(), "wrote beyond its scratch"
@@ -322,31 +346,50 @@ class Built:
         ]
 
 
-def build(case: Case, kernel: Kernel, cpu: str, cc: str = "gcc") -> Built:
-    target = target_named(cpu)
+def emit(case: Case, kernel: Kernel, target: Target) -> KernelCode:
     site = case.site()
     reason = kernel.accepts(site, target)
     assert reason is None, reason
-    code = kernel.emit(site, target)
     assert kernel.cost(site, target) > 0
-    return Built(case, code, target, compiled(standalone(code), cpu, cc))
+    return kernel.emit(site, target)
 
 
-def check(case: Case, kernel: Kernel, cpu: str, cc: str = "gcc") -> np.ndarray:
-    """Runs the case whole and split, compares with the reference, and returns the result."""
-    built = build(case, kernel, cpu, cc)
+def build(cases: Mapping[str, Case], kernel: Kernel, configuration: Configuration) -> dict[str, Built]:
+    """The kernels of all cases, compiled as one unit."""
+    codes = [emit(case, kernel, configuration.target) for case in cases.values()]
+    text = "\n".join(callable_kernel(code, f"call_{k}") for k, code in enumerate(codes))
+    library = compiled(text, configuration)
+    return {
+        name: Built(case, code, getattr(library, f"call_{k}"))
+        for k, ((name, case), code) in enumerate(zip(cases.items(), codes, strict=True))
+    }
+
+
+def check_all(cases: Mapping[str, Case], kernel: Kernel, configuration: Configuration, subtests: Any) -> None:
+    """Every case as a subtest: whole and split, against the reference."""
+    for name, built in build(cases, kernel, configuration).items():
+        with subtests.test(msg=name):
+            check(built)
+
+
+def check(built: Built) -> None:
+    """Runs a case whole and split, and compares with the reference."""
     whole = built.run()
-    expected = reference(case)
-    scale = float(np.max(np.abs(expected))) if expected.size and np.isfinite(expected).all() else 1.0
-    if case.out.dtype.numpy().kind == "f":
-        tolerance = 3e-6 if case.out.dtype == F32 else 1e-14
-        np.testing.assert_allclose(whole, expected, rtol=tolerance * 10, atol=tolerance * max(1.0, scale))
-    else:
-        np.testing.assert_array_equal(whole, expected.astype(whole.dtype))
+    compare(built.case, whole)
     for split in built.splits():
         again = built.run(split)
-        assert np.array_equal(whole, again, equal_nan=True), f"other bits when split as {split}"
-    return whole
+        assert np.array_equal(whole, again, equal_nan=whole.dtype.kind == "f"), f"other bits when split as {split}"
+
+
+def compare(case: Case, actual: np.ndarray) -> None:
+    """Fails unless the result is the reference's, for floats within rounding of sums this long."""
+    expected = reference(case)
+    if actual.dtype.kind != "f":
+        np.testing.assert_array_equal(actual, expected.astype(actual.dtype))
+        return
+    scale = float(np.max(np.abs(expected))) if expected.size and np.isfinite(expected).all() else 1.0
+    tolerance = 3e-6 if case.out.dtype == F32 else 1e-14
+    np.testing.assert_allclose(actual, expected, rtol=tolerance * 10, atol=tolerance * max(1.0, scale))
 
 
 # ---------------------------------------------------------------- float64 references

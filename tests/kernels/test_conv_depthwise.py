@@ -9,7 +9,7 @@ from graphfuse.graph.dtypes import F64, I32
 from graphfuse.kernels.conv_depthwise import KERNEL
 
 from .cases import conv, window
-from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, TARGETS, Case, check, runs_here, target_named
+from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, X86, Case, Configuration, check_all, every_configuration
 
 S = sympy.Symbol("S", integer=True, positive=True)
 B = sympy.Symbol("B", integer=True, positive=True)
@@ -77,15 +77,12 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
-@pytest.mark.parametrize("name", CASES)
-def test_against_float64(name: str, cpu: str) -> None:
-    if not runs_here(cpu):
-        pytest.skip(f"this machine does not run {cpu}")
-    check(CASES[name], KERNEL, cpu)
+@every_configuration
+def test_against_float64(configuration: Configuration, subtests: pytest.Subtests) -> None:
+    check_all(CASES, KERNEL, configuration, subtests)
 
 
 def test_refuses_groups_of_several_channels() -> None:
     site = conv((1, 4, 5, 5), 8, window((3, 3), groups=4)).site()
-    reason = KERNEL.accepts(site, target_named("x86_64_v3"))
+    reason = KERNEL.accepts(site, X86)
     assert reason == "4 groups for 4 channels in and 8 out: not one to one"

@@ -9,7 +9,7 @@ from graphfuse.graph.dtypes import F64, I32
 from graphfuse.kernels.conv_direct import KERNEL
 
 from .cases import conv, window
-from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, TARGETS, Case, check, runs_here, target_named
+from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, X86, Case, Configuration, check_all, every_configuration
 
 S = sympy.Symbol("S", integer=True, positive=True)
 B = sympy.Symbol("B", integer=True, positive=True)
@@ -95,12 +95,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
-@pytest.mark.parametrize("name", CASES)
-def test_against_float64(name: str, cpu: str) -> None:
-    if not runs_here(cpu):
-        pytest.skip(f"this machine does not run {cpu}")
-    check(CASES[name], KERNEL, cpu)
+@every_configuration
+def test_against_float64(configuration: Configuration, subtests: pytest.Subtests) -> None:
+    check_all(CASES, KERNEL, configuration, subtests)
 
 
 def test_rows_in() -> None:
@@ -110,11 +107,9 @@ def test_rows_in() -> None:
 
 
 def test_refusals_name_the_reason() -> None:
-    target = target_named("x86_64_v3")
     unknown = conv((1, 4, 5, 5), 4, window((3, 3)))
     unknown.constants.clear()
-    assert KERNEL.accepts(unknown.site(), target) == "the weights are not known at compile time"
+    assert KERNEL.accepts(unknown.site(), X86) == "the weights are not known at compile time"
     assert (
-        KERNEL.accepts(conv((1, 4, 5, 5), 4, window((3, 3), pads=((-1, 0), (0, 0)))).site(), target)
-        == "negative padding"
+        KERNEL.accepts(conv((1, 4, 5, 5), 4, window((3, 3), pads=((-1, 0), (0, 0)))).site(), X86) == "negative padding"
     )

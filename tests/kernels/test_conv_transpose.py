@@ -9,7 +9,7 @@ from graphfuse.graph.dtypes import F64
 from graphfuse.kernels.conv_transpose import KERNEL
 
 from .cases import conv_transpose, window
-from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, TARGETS, Case, check, runs_here, target_named
+from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, X86, Case, Configuration, check_all, every_configuration
 
 S = sympy.Symbol("S", integer=True, positive=True)
 B = sympy.Symbol("B", integer=True, positive=True)
@@ -68,12 +68,9 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
-@pytest.mark.parametrize("name", CASES)
-def test_against_float64(name: str, cpu: str) -> None:
-    if not runs_here(cpu):
-        pytest.skip(f"this machine does not run {cpu}")
-    check(CASES[name], KERNEL, cpu)
+@every_configuration
+def test_against_float64(configuration: Configuration, subtests: pytest.Subtests) -> None:
+    check_all(CASES, KERNEL, configuration, subtests)
 
 
 def test_rows_in() -> None:
@@ -86,5 +83,5 @@ def test_rows_in() -> None:
 def test_refuses_other_contractions() -> None:
     from .cases import conv
 
-    reason = KERNEL.accepts(conv((1, 4, 5, 5), 4, window((3, 3))).site(), target_named("x86_64_v3"))
+    reason = KERNEL.accepts(conv((1, 4, 5, 5), 4, window((3, 3))).site(), X86)
     assert reason == "conv is not conv_transpose"

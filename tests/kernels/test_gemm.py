@@ -9,7 +9,7 @@ from graphfuse.graph.dtypes import F64, I32, I64, U32
 from graphfuse.kernels.gemm import KERNEL
 
 from .cases import conv, matmul, window
-from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, TARGETS, Case, check, runs_here
+from .harness import BIAS_RELU, PLAIN, RESIDUAL, SWISH_GATE, X86, Case, Configuration, check_all, every_configuration
 
 S = sympy.Symbol("S", integer=True, positive=True)
 B = sympy.Symbol("B", integer=True, positive=True)
@@ -79,28 +79,19 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
-@pytest.mark.parametrize("name", CASES)
-def test_against_float64(name: str, cpu: str) -> None:
-    if not runs_here(cpu):
-        pytest.skip(f"this machine does not run {cpu}")
-    check(CASES[name], KERNEL, cpu)
+@every_configuration
+def test_against_float64(configuration: Configuration, subtests: pytest.Subtests) -> None:
+    check_all(CASES, KERNEL, configuration, subtests)
 
 
 def test_refusals_name_the_reason() -> None:
-    from .harness import target_named
-
-    target = target_named("x86_64_v3")
-    assert KERNEL.accepts(conv((1, 4, 5, 5), 4, window((3, 3))).site(), target) == "the window is 3x3, not 1x1"
-    assert KERNEL.accepts(conv((1, 4, 5, 5), 4, window((1, 1), groups=2)).site(), target) == "2 groups"
-    assert KERNEL.accepts(conv((1, 4, 5, 5), 4, window((1, 1), pads=((1, 1), (1, 1)))).site(), target) == "padding"
+    assert KERNEL.accepts(conv((1, 4, 5, 5), 4, window((3, 3))).site(), X86) == "the window is 3x3, not 1x1"
+    assert KERNEL.accepts(conv((1, 4, 5, 5), 4, window((1, 1), groups=2)).site(), X86) == "2 groups"
+    assert KERNEL.accepts(conv((1, 4, 5, 5), 4, window((1, 1), pads=((1, 1), (1, 1)))).site(), X86) == "padding"
 
 
 def test_same_block_same_text() -> None:
-    from .harness import target_named
-
-    target = target_named("x86_64_v4")
     first, second = (
-        KERNEL.emit(conv((1, 24, 7, 5), 33, window((1, 1)), epilogue=RESIDUAL).site(), target) for _ in range(2)
+        KERNEL.emit(conv((1, 24, 7, 5), 33, window((1, 1)), epilogue=RESIDUAL).site(), X86) for _ in range(2)
     )
     assert first.source == second.source

@@ -10,7 +10,7 @@ from graphfuse.graph.dtypes import F64, I8, I64, U8
 from graphfuse.kernels.pool import KERNEL
 
 from .cases import pool, window
-from .harness import RESIDUAL, TARGETS, Case, Memory, build, check, runs_here, target_named
+from .harness import RESIDUAL, X86, Case, Configuration, Memory, build, check_all, every_configuration
 
 S = sympy.Symbol("S", integer=True, positive=True)
 B = sympy.Symbol("B", integer=True, positive=True)
@@ -54,25 +54,20 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
-@pytest.mark.parametrize("name", CASES)
-def test_against_numpy(name: str, cpu: str) -> None:
-    if not runs_here(cpu):
-        pytest.skip(f"this machine does not run {cpu}")
-    check(CASES[name], KERNEL, cpu)
+@every_configuration
+def test_against_numpy(configuration: Configuration, subtests: pytest.Subtests) -> None:
+    check_all(CASES, KERNEL, configuration, subtests)
 
 
-@pytest.mark.parametrize("cpu", TARGETS)
-def test_padding_never_wins_and_nan_does(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not runs_here(cpu):
-        pytest.skip(f"this machine does not run {cpu}")
+@every_configuration
+def test_padding_never_wins_and_nan_does(configuration: Configuration, monkeypatch: pytest.MonkeyPatch) -> None:
     case = pool("max_pool", (1, 20, 5, 5), window((3, 3), pads=ONE))
     values = np.full((1, 20, 5, 5), -np.inf, np.float32)
     values[0, 3] = np.nan
     values[0, 4, 2, 2] = np.nan
     values[0, 5] = -3.0
     monkeypatch.setattr(Memory, "_values", lambda self, rng, t, view: values)
-    result = build(case, KERNEL, cpu).run()
+    result = build({"": case}, KERNEL, configuration)[""].run()
     assert (result[0, 0] == -np.inf).all()
     assert np.isnan(result[0, 3]).all()
     assert np.isnan(result[0, 4, 1:4, 1:4]).all()
@@ -81,8 +76,7 @@ def test_padding_never_wins_and_nan_does(cpu: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_refusals_name_the_reason() -> None:
-    target = target_named("x86_64_v3")
     site = pool("average_pool", (1, 3, 7, 9), window((3, 3)), dtype=I8).site()
-    assert KERNEL.accepts(site, target) == "no average_pool of INT8"
+    assert KERNEL.accepts(site, X86) == "no average_pool of INT8"
     unknown = pool("max_pool", (1, S, 7, 9), window((3, 3)), env={"S": 3}).site()
-    assert KERNEL.accepts(unknown, target) == "the number of channels is not known at compile time"
+    assert KERNEL.accepts(unknown, X86) == "the number of channels is not known at compile time"
