@@ -87,47 +87,52 @@ def _end_of_view(fusion: Fusion, plan: Plan, node: ir.Node) -> tuple[str, str, s
 def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:
     program = fusion.program
     inside = set(map(id, region.tensors))
-    seen: set[tuple[str, str, str]] = set()
+    seen: set[tuple[str, str]] = set()
     for t in region.tensors:
         for a in t.args:
             if id(a) in inside:
                 continue
-            source, through = _source(fusion, a)
-            producer = fusion.region_of.get(source)
-            if producer is None:
-                continue
-            verdict = fusion.verdicts.get((a, t)) or _default(fusion, t, through)
-            size = 2 * estimate(product(source.shape)) * item_bytes(source.dtype)
-            value = source.value.name if source.value is not None and source.value.name else program.name(source)
-            key = (producer.name, region.name, value)
-            if key in seen:
-                continue
-            seen.add(key)
-            ledger.edges.append(
-                EdgeRecord(
-                    producer=program.name(source),
-                    consumer=program.name(t),
-                    value=value,
-                    condition=verdict.condition,
-                    culprit=verdict.culprit,
-                    remedy=verdict.remedy,
-                    bytes=size,
-                    predicted_us=round(size / BYTES_PER_US, 2),
+            for source, through in _sources(fusion, a):
+                value = source.value.name if source.value is not None and source.value.name else program.name(source)
+                key = (fusion.region_of[source].name, value)
+                if key in seen:
+                    continue
+                seen.add(key)
+                verdict = fusion.verdicts.get((a, t)) or _default(fusion, t, through)
+                size = 2 * estimate(product(source.shape)) * item_bytes(source.dtype)
+                ledger.edges.append(
+                    EdgeRecord(
+                        producer=program.name(source),
+                        consumer=program.name(t),
+                        value=value,
+                        condition=verdict.condition,
+                        culprit=verdict.culprit,
+                        remedy=verdict.remedy,
+                        bytes=size,
+                        predicted_us=round(size / BYTES_PER_US, 2),
+                    )
                 )
-            )
 
 
-def _source(fusion: Fusion, t: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The computed tensor behind views and placements, and what was passed through."""
-    through: list[Tensor] = []
-    while t not in fusion.region_of and t.args:
-        through.append(t)
-        t = t.args[0]
-    return t, through
+def _sources(fusion: Fusion, t: Tensor) -> list[tuple[Tensor, Tensor | None]]:
+    """The computed tensors behind views and placements, each with the first of those that was passed through."""
+    found: list[tuple[Tensor, Tensor | None]] = []
+    seen: set[int] = set()
+    stack: list[tuple[Tensor, Tensor | None]] = [(t, None)]
+    while stack:
+        x, first = stack.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        if x in fusion.region_of:
+            found.append((x, first))
+        else:
+            stack += [(a, first or x) for a in reversed(x.args)]
+    return found
 
 
-def _default(fusion: Fusion, t: Tensor, through: list[Tensor]) -> Verdict:
+def _default(fusion: Fusion, t: Tensor, through: Tensor | None) -> Verdict:
     name = fusion.program.name
-    if through:
-        return Verdict("a change of shape or place stands between the two", name(through[0]))
+    if through is not None:
+        return Verdict("a change of shape or place stands between the two", name(through))
     return Verdict("another operand was joined first", name(t))
