@@ -250,6 +250,8 @@ def test_every_split_gives_the_same_bits(configuration: Configuration) -> None:
     whole = built.run()
     pieces = [(r, r + 1, c, c + 1) for c in reversed(range(columns)) for r in reversed(range(rows))]
     assert np.array_equal(whole, built.run(pieces))
+    # Each element is written by one piece alone: memory is full of NaN before.
+    assert (sum(~np.isnan(built.run([piece])) for piece in pieces) == 1).all()
     for k in range(1, rows):
         assert np.array_equal(whole, built.run([(k, rows, 0, columns), (0, k, 0, columns)])), f"rows cut at {k}"
     for k in range(1, columns):
