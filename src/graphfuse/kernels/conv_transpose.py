@@ -52,7 +52,7 @@ class ConvTranspose:
 
 
 def _inputs(g: Geometry, axis: int, start: Dim, stop: Dim) -> tuple[Dim, Dim]:
-    """Input positions [first, last) that output positions [start, stop) take: out + pad - tap * dilation = in * step."""
+    """Input positions [first, last) that outputs [start, stop) take: out + pad - tap * dilation = in * step."""
     first = ceildiv(add(add(start, g.before[axis]), 1 - g.extent(axis)), g.strides[axis])
     last = add(floordiv(add(add(stop, -1), g.before[axis]), g.strides[axis]), 1)
     return first, last
