@@ -220,7 +220,8 @@ class _Assembler:
             if self.embed_weights:
                 w.line("if (weights == NULL) weights = model_weights;")
             for k, g in enumerate(self.plan.guards):
-                w.line(f"if ({self._c(g.left)} != {self._c(g.right)}) return {k + 1};")
+                fails = ">" if g.at_most else "!="
+                w.line(f"if ({self._c(g.left)} {fails} {self._c(g.right)}) return {k + 1};")
             w.line(f"char *const scratch = (char *)arena + {self._c(self.plan.arena.size)};")
             w.line("(void)scratch;")
             for call in self.plan.calls:

@@ -9,20 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.errors import UnsupportedModelError
-from graphfuse.graph.dims import Dim, same, shape_of, symbols
+from graphfuse.fuse.guards import Guard, collect_guards
+from graphfuse.graph.dims import shape_of, symbols
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label
 from graphfuse.ops.registry import NotSupported, find, lower, missing
-from graphfuse.ops.tensor import Map, Tensor
-
-
-@dataclass
-class Guard:
-    """Two sizes that the compiler takes as equal and the library checks at run time."""
-
-    left: Dim
-    right: Dim
-    message: str
+from graphfuse.ops.tensor import Tensor
 
 
 @dataclass
@@ -79,7 +71,7 @@ def lower_graph(graph: ir.Graph, where: str = "") -> Program:
         )
     program.outputs = [program.of_value[value] for value in graph.outputs]
     _keep_live(program)
-    _collect_guards(program)
+    program.guards = collect_guards(program.tensors, program.name)
     return program
 
 
@@ -159,21 +151,3 @@ def _keep_live(program: Program) -> None:
     for t in program.tensors:
         for a in dict.fromkeys(t.args):
             program.consumers.setdefault(a, []).append(t)
-
-
-def _collect_guards(program: Program) -> None:
-    seen: set[tuple[str, str]] = set()
-    for t in program.tensors:
-        if not isinstance(t.prim, Map):
-            continue
-        for a in t.args:
-            lead = t.rank - a.rank
-            for k, d in enumerate(a.shape):
-                out = t.shape[lead + k]
-                key = (str(d), str(out))
-                if (isinstance(d, int) and d == 1) or same(d, out) or key in seen:
-                    continue
-                seen.add(key)
-                program.guards.append(
-                    Guard(d, out, f"{program.name(t)}: sizes {d} and {out} must be equal to broadcast")
-                )

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
+from graphfuse.fuse.guards import Guard
 from graphfuse.fuse.passes import RowProgram, schedule
-from graphfuse.fuse.program import Guard
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
 from graphfuse.graph.dims import Dim, assuming, same
 from graphfuse.graph.origins import origins

@@ -1,0 +1,140 @@
+"""What the compiler takes for granted about sizes known only at run time; the library checks it before it computes.
+
+Shape inference believes a model: that sizes fit where they meet. A caller's inputs may say otherwise, and then memory
+would be read that is not the tensor's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import sympy
+
+from graphfuse.graph.dims import Dim, add, minimum, mul, norm, product, same
+from graphfuse.ops.expr import Load, Var, loads_of
+from graphfuse.ops.tensor import (
+    Concat,
+    Contract,
+    Expand,
+    Generate,
+    IndexMap,
+    Map,
+    Reshape,
+    Slice,
+    Tensor,
+    Transpose,
+    variables,
+)
+
+
+@dataclass(frozen=True)
+class Guard:
+    """A condition on sizes: left == right, or left <= right where `at_most`."""
+
+    left: Dim
+    right: Dim
+    message: str
+    at_most: bool = False
+
+
+def collect_guards(tensors: Iterable[Tensor], name: Callable[[Tensor], str]) -> list[Guard]:
+    """The guards of a program, each condition once; `name` gives the user's name for a tensor's node."""
+    found: dict[tuple[str, ...], Guard] = {}
+    for t in tensors:
+        for g in _guards(t):
+            if same(g.left, g.right) or (g.at_most and _surely_at_most(g.left, g.right)):
+                continue
+            sizes = [str(g.left), str(g.right)]
+            key = ("<=", *sizes) if g.at_most else ("==", *sorted(sizes))
+            found.setdefault(key, Guard(g.left, g.right, f"{name(t)}: {g.message}", g.at_most))
+    return list(found.values())
+
+
+def _guards(t: Tensor) -> Iterator[Guard]:
+    if isinstance(t.prim, (Map, Expand)):
+        for a in t.args:
+            yield from _fits(a.shape, t.shape[t.rank - a.rank :])
+    elif isinstance(t.prim, Reshape):
+        yield from _reshaped(t)
+    elif isinstance(t.prim, Concat):
+        yield from _concatenated(t)
+    elif isinstance(t.prim, Slice):
+        yield from _sliced(t)
+    elif isinstance(t.prim, Contract):
+        yield from _contracted(t)
+    elif isinstance(t.prim, (IndexMap, Generate)) and not isinstance(t.prim, Transpose):
+        yield from _indexed(t)
+
+
+def _fits(shape: Iterable[Dim], target: Iterable[Dim]) -> Iterator[Guard]:
+    for d, out in zip(shape, target, strict=True):
+        if not (isinstance(d, int) and d == 1):
+            yield Guard(d, out, f"sizes {d} and {out} must be equal to broadcast")
+
+
+def _reshaped(t: Tensor) -> Iterator[Guard]:
+    count, wanted = product(t.args[0].shape), product(t.shape)
+    yield Guard(count, wanted, f"{count} elements cannot be reshaped to {wanted}")
+    for d in t.shape:
+        numerator, denominator = (1, 1) if isinstance(d, int) else sympy.fraction(sympy.together(d))
+        if denominator != 1:
+            whole = norm(denominator * sympy.floor(numerator / denominator))
+            yield Guard(norm(numerator), whole, f"the size {d} must be whole")
+
+
+def _concatenated(t: Tensor) -> Iterator[Guard]:
+    assert isinstance(t.prim, Concat)
+    for a in t.args:
+        for k, (d, out) in enumerate(zip(a.shape, t.shape, strict=True)):
+            if k != t.prim.axis:
+                yield Guard(d, out, f"sizes {d} and {out} must be equal to concatenate")
+
+
+def _sliced(t: Tensor) -> Iterator[Guard]:
+    assert isinstance(t.prim, Slice)
+    for start, step, n, size in zip(t.prim.starts, t.prim.steps, t.shape, t.args[0].shape, strict=True):
+        last = add(start, mul(step, add(n, -1)))
+        low, high = (start, last) if step > 0 else (last, start)
+        beyond = f"elements {low} to {high} of {size} do not exist"
+        # Where nothing is taken, it does not matter from where.
+        taken = 1 if _surely_at_most(1, n) else minimum(1, n)
+        yield Guard(0, mul(taken, low), beyond, at_most=True)
+        yield Guard(mul(taken, add(high, 1)), size, beyond, at_most=True)
+
+
+def _contracted(t: Tensor) -> Iterator[Guard]:
+    assert isinstance(t.prim, Contract)
+    if t.prim.kind == "matmul":
+        a, b = t.args
+        k, other = a.shape[-1], b.shape[-2]
+        yield Guard(k, other, f"sizes {k} and {other} must be equal to multiply")
+        for x in t.args:
+            yield from _fits(x.shape[:-2], t.shape[t.rank - x.rank : -2])
+    elif t.prim.kind in ("conv", "conv_transpose"):
+        x, w = t.args
+        channels = mul(w.shape[1], t.prim.attrs.groups) if t.prim.kind == "conv" else w.shape[0]
+        yield Guard(x.shape[1], channels, f"the weights are for {channels} channels, not {x.shape[1]}")
+
+
+def _indexed(t: Tensor) -> Iterator[Guard]:
+    """Where an index is an output index as it is, the axis must be as long; indices from data are held at run time."""
+    position = variables(t.rank)
+    if isinstance(t.prim, Generate):
+        loads = loads_of([t.prim.body(position)])
+    else:
+        assert isinstance(t.prim, IndexMap)
+        loads = loads_of([Load(t.args[0], t.prim.at(position)[0])])
+    for load in loads:
+        for e, size in zip(load.index, load.tensor.shape, strict=True):
+            if isinstance(e, Var):
+                n = t.shape[position.index(e)]
+                yield Guard(n, size, f"an index of size {n} into one of size {size}", at_most=True)
+
+
+def _surely_at_most(left: Dim, right: Dim) -> bool:
+    """Whether left <= right whatever the sizes are; symbols are positive."""
+    if isinstance(left, sympy.Min) and right in left.args:
+        return True
+    difference = sympy.sympify(right) - left
+    return bool(difference.is_nonnegative or sympy.expand(difference).is_nonnegative)
