@@ -8,6 +8,7 @@ interpolation points given below; the weights are transformed at compile time, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -36,9 +37,9 @@ from .tile import (
 )
 from .window import Geometry, geometry, input_rows, line_variables, refusal
 
-# Finite interpolation points; infinity is the last. Small ones, in pairs of opposite sign: the least rounding error and
-# transforms whose sums are shared by the two of a pair.
-POINTS = {2: (0, 1, -1), 4: (0, 1, -1, 2, -2)}
+# Finite interpolation points; infinity is the last. In pairs of opposite sign, so that the two of a pair share their
+# sums. Those of F(4) were chosen for the least error: a quarter of what 0, 1, -1, 2, -2 give.
+POINTS = {2: (0, 1, -1), 4: (0, Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2))}
 _TAPS = 3
 # Above this many vector instructions the outputs of a tile are finished in a loop and not in straight-line code.
 _INLINE = 320
@@ -54,7 +55,8 @@ Matrix = list[list[Fraction]]
 def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
     """(output m x a, weights a x 3, input a x a) transforms of F(m, 3), a = m + 2, by Cook and Toom's construction.
 
-    Row i of the input transform is scaled to the smallest integers that keep it whole; the weights carry the factor.
+    Row i of the input transform is scaled so that floats hold it exactly, its largest number from 1 to 2; the weights
+    carry the factor.
     """
     points = [Fraction(p) for p in POINTS[m]]
     a = m + _TAPS - 1
@@ -71,7 +73,9 @@ def transforms(m: int) -> tuple[Matrix, Matrix, Matrix]:
         data.append([c / scale for c in row] + [Fraction(0)] * (a - len(row)))
     data.append(_expand(points))
     for i in range(a):
-        factor = Fraction(_common_denominator(data[i]))
+        whole = math.lcm(*(c.denominator for c in data[i]))
+        largest = max(int(abs(c) * whole) for c in data[i])
+        factor = Fraction(whole, 1 << (largest.bit_length() - 1))
         data[i] = [c * factor for c in data[i]]
         weights[i] = [c / factor for c in weights[i]]
     return output, weights, data
@@ -84,14 +88,6 @@ def _expand(roots: Sequence[Fraction]) -> list[Fraction]:
         shifted = [Fraction(0), *row]
         row = [s - r * c for s, c in zip(shifted, [*row, Fraction(0)], strict=True)]
     return row
-
-
-def _common_denominator(row: Sequence[Fraction]) -> int:
-    result = 1
-    for c in row:
-        while (c * result).denominator != 1:
-            result += 1
-    return result
 
 
 class ConvWinograd:
