@@ -101,6 +101,21 @@ PLACED = {
         }""",
         (1, 2),
     ),
+    "heads of attention side by side": (
+        """g (float[N, 5, 8] x, float[N, 2, 5, 5] p) => (float[N, 5, 8] y) {
+            s = Constant<value = int64[4] {0, 5, 2, 4}>() u = Constant<value = int64[3] {0, 5, 8}>()
+            a = Reshape(x, s) v = Transpose<perm = [0, 2, 1, 3]>(a) m = MatMul(p, v)
+            t = Transpose<perm = [0, 2, 1, 3]>(m) r = Reshape(t, u) y = Relu(r)
+        }""",
+        (0, 2),
+    ),
+    "an image flattened behind a convolution is a copy": (
+        """g (float[N, 4, 3, 3] x) => (float[N, 36] y) {
+            a = GlobalAveragePool(x) m = Sub(x, a) p = MaxPool<kernel_shape = [2, 2], pads = [1, 1, 0, 0]>(m)
+            f = Flatten(p) y = Relu(f)
+        }""",
+        (1, 4),
+    ),
     "heads split and joined": (
         """g (float[N, 5, 8] x, float[8, 8] w) => (float[N, 5, 8] y) {
             s = Constant<value = int64[4] {0, 5, 2, 4}>() u = Constant<value = int64[3] {0, 5, 8}>()

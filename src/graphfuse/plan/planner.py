@@ -130,30 +130,59 @@ class _Planner:
 
     def _settle_home(self, t: Tensor, home: View) -> bool:
         """Let a tensor be computed right where it is wanted, through views that can be inverted."""
-        while isinstance(t.prim, (Transpose, Reshape)) and t not in self.fusion.region_of:
+        found = self._behind_views(t, home)
+        if found is None or found[0] in self.views or found[0].prim is None or self._is_view(found[0]):
+            return False
+        self.views[found[0]] = found[1]
+        return True
+
+    def _behind_views(self, t: Tensor, home: View) -> tuple[Tensor, View] | None:
+        """The tensor of which `t` is another view, and where its elements are when those of `t` are at `home`."""
+        while isinstance(t.prim, (Transpose, Reshape)) and self._is_view(t):
             source = t.args[0]
             if isinstance(t.prim, Transpose):
-                inverse = [t.prim.perm.index(k) for k in range(t.rank)]
-                home = home.transposed(inverse)
+                home = home.transposed([t.prim.perm.index(k) for k in range(t.rank)])
             else:
                 reshaped = home.reshaped(source.shape)
                 if reshaped is None:
-                    return False
+                    return None
                 home = reshaped
             t = source
-        if t in self.views or t.prim is None or (isinstance(t.prim, VIEWS) and t not in self.fusion.region_of):
-            return False
-        self.views[t] = home
-        return True
+        return t, home
+
+    def _is_view(self, t: Tensor) -> bool:
+        return isinstance(t.prim, VIEWS) and t not in self.fusion.region_of
 
     def _place_backward(self) -> None:
         """Give every concat and pad its memory before its parts, so that the parts can be computed in place."""
         for t in reversed(self.program.tensors):
+            if isinstance(t.prim, Reshape) and self._is_view(t):
+                self._place_reshaped(t)
             if not isinstance(t.prim, (Concat, Pad)):
                 continue
             if t not in self.views:
                 self.views[t] = self._fresh(t)
             self._place_parts(t)
+
+    def _place_reshaped(self, t: Tensor) -> None:
+        """Let what a reshape would have to copy be computed in the reshape's order: heads of attention side by side.
+
+        Only where the innermost axis stays innermost, so that the kernel stores whole vectors as before.
+        """
+        found = self._behind_views(t, self._fresh(t))
+        if found is None or found[0] not in self.fusion.region_of or found[0] in self.views:
+            return
+        source, home = found
+        inner = self.layouts.order(source)[-1:]
+        if self._seen_through(t, source) is None and all(home.strides[k] == 1 for k in inner):
+            self.views[source] = home
+
+    def _seen_through(self, t: Tensor, source: Tensor) -> View | None:
+        """The view that `t` is of `source` in its usual order, or None when strides can't say it."""
+        if t is source:
+            return dense(Buffer("layout", 0, t.dtype), t.shape, self.layouts.order(t))
+        below = self._seen_through(t.args[0], source)
+        return None if below is None else resolve(t, below)
 
     def _place_parts(self, t: Tensor) -> None:
         for a, home in parts(t, self.views[t]):
