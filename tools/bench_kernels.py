@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from graphfuse.graph.dims import evaluate
 from graphfuse.kernels import CONTRACTION_KERNELS
 from graphfuse.plan.site import Kernel, Packed
-from kernels import cases, harness
+from kernels import cases, harness  # type: ignore[import-not-found]
 
 PEAK = """
 void call(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch);
