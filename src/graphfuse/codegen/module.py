@@ -12,6 +12,7 @@ import numpy as np
 import sympy
 
 from graphfuse.codegen.writer import Writer
+from graphfuse.errors import InternalError
 from graphfuse.graph.dims import Dim, add, c_text, maximum, steps, symbols
 from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
@@ -260,7 +261,9 @@ class _Assembler:
     def _kernel(self, call: Call) -> str:
         digest = hashlib.sha256(call.code.source.encode()).hexdigest()[:8]
         name = f"gf_{_identifier(call.code.hint)}_{digest}"
-        self.kernels.setdefault(name, call.code.source.replace("@NAME@", name))
+        text = call.code.source.replace("@NAME@", name)
+        if self.kernels.setdefault(name, text) != text:
+            raise InternalError("two kernels have the same digest", where=name)
         call.code.hint = name
         return name
 
