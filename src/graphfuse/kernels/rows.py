@@ -29,6 +29,8 @@ from .fold import Accumulator
 # Elements of a long row that one unit of work covers, and vectors that one "across" block covers.
 CHUNK = 4096
 BLOCK = 4
+# So many rows keep every thread busy; the number is the same for all machines, as the C is.
+ENOUGH_ROWS = 64
 # The place of a register in its block: the part of a spill's address that follows the lanes.
 SLOT = Var("slot")
 
@@ -248,7 +250,7 @@ class _Rows:
             return self.target.lanes * BLOCK
         extent = self.lane.extent
         others = product(a.extent for a in self.axes if a is not self.lane)
-        if isinstance(extent, int) and (extent <= CHUNK or estimate(others) >= 4 * self.target.cores):
+        if isinstance(extent, int) and (extent <= CHUNK or estimate(others) >= ENOUGH_ROWS):
             lanes = self.target.lanes
             return max(lanes, -(-extent // lanes) * lanes)
         return CHUNK
