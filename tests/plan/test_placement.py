@@ -164,6 +164,13 @@ CORNERS = {
     "a concat with nothing": "g (float[0, 3] x, float[2, 3] z) => (float[2, 3] y) { y = Concat<axis = 0>(x, z) }",
     "an unused input": "g (float[3] x, float[N] z) => (float[3] y) { y = Relu(x) }",
     "no nodes but sizes": "g (float[N, M] x) => (float[M, N] y) { y = Transpose<perm = [1, 0]>(x) }",
+    "a pooling of one broadcast pixel": """
+        g (float[3, 1] x) => (float[3, 1, 4] y) {
+            s = Constant<value = int64[3] {3, 1, 4}>() k = Constant<value = int64[1] {2}>()
+            u = Unsqueeze(x, k) e = Expand(u, s) y = MaxPool<kernel_shape = [1]>(e)
+        }""",
+    "a pooling of one pixel": """
+        g (float[1, 3, 1] x) => (float[1, 3, 1] y) { y = AveragePool<kernel_shape = [3], pads = [1, 1]>(x) }""",
     "broadcast output": """
         g (float[1, 3] x) => (float[4, 3] y) { s = Constant<value = int64[2] {4, 3}>() y = Expand(x, s) }""",
     "a matrix product over nothing": "g (float[3, 0] x, float[0, 2] z) => (float[3, 2] y) { y = MatMul(x, z) }",

@@ -186,14 +186,17 @@ def test_nothing_moves_with_its_neighbours() -> None:
 @pytest.mark.parametrize(
     "shape, text, rows",
     [
-        ("200, 20000", "y = Relu(x)", 200),
-        ("5, 20000", "y = Relu(x)", 5 * -(-20000 // CHUNK)),  # few rows: a row is work for several threads
+        ("200, 20000", "y = Relu(x)", -(-200 * 20000 // CHUNK)),  # what lies back to back is one long row
+        ("200, 20000", "y = Add(x, b)", 200),
+        ("5, 20000", "y = Add(x, b)", 5 * -(-20000 // CHUNK)),  # few rows: a row is work for several threads
         ("5, 20000", "y = Softmax(x)", 5),
         ("5, 20000", "y = Softmax<axis = 0>(x)", -(-20000 // (BLOCK * 16))),
     ],
 )
 def test_the_unit_of_work(shape: str, text: str, rows: int) -> None:
-    e = emitted(inferred(parse(f"g (float[{shape}] x) => (float[{shape}] y) {{ {text} }}")), "x86_64_v4")
+    e = emitted(
+        inferred(parse(f"g (float[{shape}] x, float[20000] b) => (float[{shape}] y) {{ {text} }}")), "x86_64_v4"
+    )
     [call] = e.plan.calls
     assert call.code.rows == rows
 

@@ -181,6 +181,7 @@ class _SlidingWriter:
             if rest:
                 with w.block(f"if (c1 > {full})"):
                     w.line(f"const int64_t n = {full * p.width};")
+                    w.line("(void)n;")
                     self.panel(w, scope, -(-rest // p.lanes), rest % p.lanes)
 
     def panel(self, w: Writer, scope: Scope, vectors: int, tail: int) -> None:
@@ -228,6 +229,7 @@ class _SlidingWriter:
             if span.stop - span.start == span.width:
                 with w.block():
                     w.line(f"const int64_t ox = {span.start};")
+                    w.line("(void)ox;")
                     self.tile(w, lanes, lines, span.width, span.columns)
             else:
                 with w.loop("ox", str(span.start), str(span.stop), str(span.width)):
