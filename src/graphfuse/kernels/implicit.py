@@ -202,7 +202,7 @@ class ImplicitWriter(ABC):
                 self.strip_range(w)
             depth = fn.dim(g.out[0])
             w.line(f"const int64_t image = plane / {depth}, oz = plane % {depth};")
-            w.line("(void)oz;")
+            w.line("(void)image, (void)oz;")
             w.line(f"const {self.c} *const picture = {self.x} + {affine([('image', g.x_batch)], fn.params)};")
             if not p.direct:
                 self.input_range(w)

@@ -166,7 +166,7 @@ class _SlidingWriter:
             w.line("r += end_line - top_line;")
             w.line(f"const int64_t image = plane / {depth}, oz = plane % {depth};")
             w.line(f"const int64_t z = oz * {g.strides[0]} - {fn.dim(g.before[0])};")
-            w.line("(void)z;")
+            w.line("(void)image, (void)z;")
             self.planes = taps_in_range(fn, w, g, 0, "z")
             self.count_of[0] = self.counted(w, 0, "z", self.planes)
             start = affine([("image", g.x_batch), ("z", g.x_space[0])], fn.params)
