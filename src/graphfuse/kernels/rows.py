@@ -29,6 +29,8 @@ from .fold import Accumulator
 # Elements of a long row that one unit of work covers, and vectors that one "across" block covers.
 CHUNK = 4096
 BLOCK = 4
+# Vector instructions of an element from which on two elements are computed at a time.
+LONG_CHAIN = 24
 # So many rows keep every thread busy; the number is the same for all machines, as the C is.
 ENOUGH_ROWS = 64
 # The place of a register in its block: the part of a spill's address that follows the lanes.
@@ -277,7 +279,7 @@ class _Rows:
         if self.lane is None or self.along:
             self._passes(w, row)
             return
-        block = BLOCK if self.program.axes else 1
+        block = BLOCK if self.program.axes else self._interleave()
         w.line("int64_t j = j0;")
         lanes = "GF_W" if block == 1 else f"{block} * GF_W"
         with w.block(f"for (; j + {lanes} <= j1; j += {lanes})"):
@@ -288,6 +290,10 @@ class _Rows:
         with w.block("if (j < j1)"):
             w.line("const int64_t n = j1 - j;")
             self._blocks(w, row, 1, count="n")
+
+    def _interleave(self) -> int:
+        """Registers computed side by side: a long chain of functions waits for itself, two of them fill the gaps."""
+        return 2 if sum(cost(e) for e in self._expressions()) >= LONG_CHAIN else 1
 
     def _blocks(self, w: Writer, row: Scope, block: int, count: str | None = None) -> None:
         assert self.lane is not None
