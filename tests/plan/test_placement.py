@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -192,3 +193,12 @@ def test_one_library_for_every_size() -> None:
     )
     for n, m in [(1, 1), (3, 7), (2, 100), (17, 16)]:
         check(model, e, {"N": n, "M": m})
+
+
+@pytest.mark.parametrize("step", ["Transpose<perm = [1, 0]>({v})", "Concat<axis = 0>({v}, z)", "Neg({v})"])
+def test_long_chains(step: str) -> None:
+    """As deep as a stranger's model likes: nothing recurses along the graph."""
+    names = ["x", *(f"v{k}" for k in range(1499)), "y"]
+    body = " ".join(f"{b} = {step.format(v=a)}" for a, b in pairwise(names))
+    _, e = emit(f"g (float[4, 4] x, float[1, 4] z) => (float[a, b] y) {{ {body} }}")
+    assert e.plan.calls

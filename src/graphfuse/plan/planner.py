@@ -179,10 +179,14 @@ class _Planner:
 
     def _seen_through(self, t: Tensor, source: Tensor) -> View | None:
         """The view that `t` is of `source` in its usual order, or None when strides can't say it."""
-        if t is source:
-            return dense(Buffer("layout", 0, t.dtype), t.shape, self.layouts.order(t))
-        below = self._seen_through(t.args[0], source)
-        return None if below is None else resolve(t, below)
+        chain: list[Tensor] = []
+        while t is not source:
+            chain.append(t)
+            t = t.args[0]
+        view: View | None = dense(Buffer("layout", 0, t.dtype), t.shape, self.layouts.order(t))
+        for x in reversed(chain):
+            view = None if view is None else resolve(x, view)
+        return view
 
     def _place_parts(self, t: Tensor) -> None:
         for a, home in parts(t, self.views[t]):
@@ -205,13 +209,24 @@ class _Planner:
 
     # ------------------------------------------------------------------ views, placements, copies
 
-    def _ensure(self, t: Tensor) -> None:
+    def _ensure(self, tensor: Tensor) -> None:
         """Make a tensor that a region is about to read exist: resolve its views, fill in its placements."""
-        if t in self._ready or t in self.fusion.region_of:
-            return
-        self._ready.add(t)
-        for a in t.args:
-            self._ensure(a)
+        stack = [tensor]
+        while stack:
+            t = stack[-1]
+            waiting = [] if self._exists(t) else [a for a in reversed(t.args) if not self._exists(a)]
+            if waiting:
+                stack += waiting
+                continue
+            stack.pop()
+            if not self._exists(t):
+                self._ready.add(t)
+                self._make(t)
+
+    def _exists(self, t: Tensor) -> bool:
+        return t in self._ready or t in self.fusion.region_of
+
+    def _make(self, t: Tensor) -> None:
         if isinstance(t.prim, VIEWS):
             self._resolve_view(t)
         elif isinstance(t.prim, (Concat, Pad)):
