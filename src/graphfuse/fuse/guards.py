@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sympy
 
-from graphfuse.graph.dims import Dim, add, minimum, mul, norm, product, same
+from graphfuse.graph.dims import Dim, Min, add, minimum, mul, norm, product, same
 from graphfuse.ops.expr import Load, Var, loads_of
 from graphfuse.ops.tensor import (
     Concat,
@@ -134,7 +134,7 @@ def _indexed(t: Tensor) -> Iterator[Guard]:
 
 def _surely_at_most(left: Dim, right: Dim) -> bool:
     """Whether left <= right whatever the sizes are; symbols are positive."""
-    if isinstance(left, sympy.Min) and right in left.args:
+    if isinstance(left, Min) and right in left.args:
         return True
     difference = sympy.sympify(right) - left
     return bool(difference.is_nonnegative or sympy.expand(difference).is_nonnegative)

@@ -29,7 +29,48 @@ def dim(value: int | ir.SymbolicDim | str | sympy.Expr) -> Dim:
         value = value._expr  # the public face gives only text; the text parses to the same expression
     elif isinstance(value, str):
         value = ir.SymbolicDim(value)._expr
-    return norm(value)
+    return norm(value) if isinstance(value, int) else norm(_own_extremes(value))
+
+
+class Max(sympy.Function):  # type: ignore[misc]
+    """The larger of sizes: an integer of which sympy knows no more than its sign.
+
+    sympy's own Max (of 1.14) knows its parity too, takes Max(6, 2*N)/6 for whole, and drops what rounds it.
+    """
+
+    is_integer = True
+
+    @classmethod
+    def eval(cls, *args: sympy.Expr) -> sympy.Expr | None:
+        return max(args) if all(a.is_Integer for a in args) else None
+
+    def _eval_is_positive(self) -> bool | None:
+        return any(a.is_positive for a in self.args) or None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return any(a.is_nonnegative for a in self.args) or None
+
+
+class Min(sympy.Function):  # type: ignore[misc]
+    """The smaller of sizes; see Max."""
+
+    is_integer = True
+
+    @classmethod
+    def eval(cls, *args: sympy.Expr) -> sympy.Expr | None:
+        return min(args) if all(a.is_Integer for a in args) else None
+
+    def _eval_is_positive(self) -> bool | None:
+        return all(a.is_positive for a in self.args) or None
+
+    def _eval_is_nonnegative(self) -> bool | None:
+        return all(a.is_nonnegative for a in self.args) or None
+
+
+def _own_extremes(value: sympy.Expr) -> sympy.Expr:
+    if not value.has(sympy.Max, sympy.Min):
+        return value
+    return value.replace(sympy.Max, Max).replace(sympy.Min, Min)
 
 
 def norm(value: Dim) -> Dim:
@@ -106,14 +147,14 @@ def maximum(*dims: Dim) -> Dim:
     dims = _largest_multiples(dims)
     if len(dims) == 1:
         return dims[0]
-    # Unevaluated: sympy would try to decide which is larger, at great length.
-    return sympy.Max(*dims, evaluate=False)
+    # Not sympy's own, which would try to decide which is larger, at great length.
+    return Max(*sorted(map(sympy.sympify, dims), key=sympy.default_sort_key))
 
 
 def minimum(*dims: Dim) -> Dim:
     if is_static(*dims):
         return min(dims)  # type: ignore[type-var]
-    return norm(sympy.Min(*dims))
+    return norm(_own_extremes(sympy.Min(*dims)))
 
 
 def _largest_multiples(dims: Sequence[Dim]) -> tuple[Dim, ...]:
@@ -138,7 +179,12 @@ def evaluate(value: Dim, env: Mapping[str, int]) -> int:
     """The dimension's number with the symbols' values given. Raises KeyError for a symbol without a value."""
     if isinstance(value, int):
         return value
-    return int(value.subs({s: env[s.name] for s in value.free_symbols}))
+    return _number(value, {s: env[s.name] for s in value.free_symbols})
+
+
+def _number(value: sympy.Expr, sizes: Mapping[sympy.Symbol, int]) -> int:
+    # All at once: what sympy simplifies with some of the symbols known is not always the same number.
+    return int(value.xreplace({s: sympy.Integer(n) for s, n in sizes.items()}))
 
 
 _ASSUMED: ContextVar[Mapping[str, int]] = ContextVar("assumed sizes", default=MappingProxyType({}))
@@ -159,12 +205,12 @@ def estimate(value: Dim) -> int:
     if isinstance(value, int):
         return value
     known = _ASSUMED.get()
-    return max(1, int(value.subs({s: known.get(s.name, TYPICAL) for s in value.free_symbols})))
+    return max(1, _number(value, {s: known.get(s.name, TYPICAL) for s in value.free_symbols}))
 
 
 def steps(dims: Iterable[Dim]) -> list[sympy.Expr]:
     """What the dimensions have in common: quotients and maxima, each once, those inside others first."""
-    found = {atom for d in dims if not isinstance(d, int) for atom in d.atoms(sympy.floor, sympy.Max, sympy.Min)}
+    found = {atom for d in dims if not isinstance(d, int) for atom in d.atoms(sympy.floor, Max, Min)}
     return sorted(found, key=lambda e: (e.count_ops(), str(e)))
 
 
@@ -192,8 +238,8 @@ def _c(e: sympy.Expr, names: Mapping[str, str], known: Mapping[sympy.Expr, str])
         return f"(-{_c(sympy.floor(-e.args[0]), names, known)})"
     if isinstance(e, sympy.Mod):
         return f"gf_floormod({_c(e.args[0], names, known)}, {_c(e.args[1], names, known)})"
-    if isinstance(e, (sympy.Max, sympy.Min)):
-        name = "gf_max64" if isinstance(e, sympy.Max) else "gf_min64"
+    if isinstance(e, (Max, Min)):
+        name = "gf_max64" if isinstance(e, Max) else "gf_min64"
         text = _c(e.args[0], names, known)
         for other in e.args[1:]:
             text = f"{name}({text}, {_c(other, names, known)})"
