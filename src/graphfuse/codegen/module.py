@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.memory import aligned
 from graphfuse.plan.planner import Call, Plan
-from graphfuse.plan.site import Packed
+from graphfuse.plan.site import KernelCode, Packed
 from graphfuse.plan.view import Buffer, View
 
 ALIGNMENT = 64
@@ -104,9 +103,27 @@ class Module:
         return chunks(self.weights)
 
 
-def assemble(plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool = False) -> Module:
-    """Emit the module of a plan; `preamble` is the one for separate units and the one for a single file."""
-    return _Assembler(plan, preamble, pool, embed_weights).run()
+# In builds for profiling only: model_run with the time taken ahead of every call and behind the last.
+_CLOCK = """\
+#include <time.h>
+
+static int64_t gf_nanoseconds(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+"""
+
+
+def assemble(
+    plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool = False, profile: bool = False
+) -> Module:
+    """Emit the module of a plan; `preamble` is the one for separate units and the one for a single file.
+
+    profile: add `model_profile`, which is model_run with one more argument, `int64_t *stamps`: it writes there the time
+    in nanoseconds ahead of every call of the plan, and behind the last.
+    """
+    return _Assembler(plan, preamble, pool, embed_weights, profile).run()
 
 
 def chunks(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
@@ -117,9 +134,12 @@ def chunks(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
 
 
 class _Assembler:
-    def __init__(self, plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool) -> None:
+    def __init__(
+        self, plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool, profile: bool = False
+    ) -> None:
         self.plan = plan
         self.embed_weights = embed_weights
+        self.profile = profile
         self.preamble = preamble
         self.pool = pool
         self.kernels: dict[str, str] = {}
@@ -136,7 +156,8 @@ class _Assembler:
         body = self._model_run()
         plan = self.plan
         weights = [self._embedded()] if self.embed_weights else []
-        entry = "\n".join([*weights, self._arena_bytes(), self._output_shapes(), body])
+        timed = [_CLOCK, self._model_run(timed=True)] if self.profile else []
+        entry = "\n".join([*weights, self._arena_bytes(), self._output_shapes(), body, *timed])
         inputs = [self._port(t, name) for t, name in zip(plan.inputs, plan.input_names, strict=True)]
         outputs = [self._port(t, name) for t, name in zip(plan.outputs, plan.output_names, strict=True)]
         guards = [g.message for g in plan.guards]
@@ -210,12 +231,12 @@ class _Assembler:
                 w.line(f"shapes[{k}] = {self._c(d)};")
         return w.text()
 
-    def _model_run(self) -> str:
+    def _model_run(self, timed: bool = False) -> str:
+        """model_run, or the model_profile of a build for profiling."""
         w = Writer()
-        w.line(
-            "GF_API int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims,"
-        )
-        with self._function(w, "                     void *arena, gf_pool *pool)"):
+        name, more = ("model_profile", ", int64_t *stamps") if timed else ("model_run", "")
+        w.line(f"GF_API int {name}(const void *weights, const void *const *in, void *const *out, const int64_t *dims,")
+        with self._function(w, f"                     void *arena, gf_pool *pool{more})"):
             for name in ("weights", "in", "out", "arena", "pool"):
                 w.line(f"(void){name};")
             if self.embed_weights:
@@ -225,8 +246,12 @@ class _Assembler:
                 w.line(f"if ({self._c(g.left)} {fails} {self._c(g.right)}) return {k + 1};")
             w.line(f"char *const scratch = (char *)arena + {self._c(self.plan.arena.size)};")
             w.line("(void)scratch;")
-            for call in self.plan.calls:
+            for k, call in enumerate(self.plan.calls):
+                if timed:
+                    w.line(f"stamps[{k}] = gf_nanoseconds();")
                 self._call(w, call)
+            if timed:
+                w.line(f"stamps[{len(self.plan.calls)}] = gf_nanoseconds();")
             w.line("return 0;")
         return w.text()
 
@@ -242,7 +267,7 @@ class _Assembler:
         return w.text()
 
     def _call(self, w: Writer, call: Call) -> None:
-        name = self._kernel(call)
+        name = self._kernel(call.code)
         code = call.code
         w.comment(f"{call.label}: {', '.join(call.nodes)}" if call.nodes else call.label)
         with w.block():
@@ -258,13 +283,13 @@ class _Assembler:
             split = f"{self._c(code.rows)}, {code.row_grain}, {self._c(code.columns)}, {code.column_grain}"
             w.line(f"gf_parallel(pool, {name}, p, {dims}, {split}, {self._c(code.work)}, scratch, {scratch});")
 
-    def _kernel(self, call: Call) -> str:
-        digest = hashlib.sha256(call.code.source.encode()).hexdigest()[:8]
-        name = f"gf_{_identifier(call.code.hint)}_{digest}"
-        text = call.code.source.replace("@NAME@", name)
+    def _kernel(self, code: KernelCode) -> str:
+        for part in code.parts:
+            self._kernel(part)
+        name = code.name
+        text = code.source.replace("@NAME@", name)
         if self.kernels.setdefault(name, text) != text:
             raise InternalError("two kernels have the same digest", where=name)
-        call.code.hint = name
         return name
 
     def _pointer(self, p: object) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import DType, is_float, suffix
-from graphfuse.plan.site import ContractionSite, KernelCode, Packed
+from graphfuse.plan.site import ContractionSite, KernelCode, Lines, Packed
 from graphfuse.target import Target
 
 from .sliding import SlidingPlan
 from .tile import panels
-from .window import geometry, input_rows, refusal
+from .window import lines_of, refusal
 
 
 class ConvDepthwise:
@@ -33,9 +32,9 @@ class ConvDepthwise:
         """Microseconds on one thread."""
         return self._plan(site, target).microseconds()
 
-    def rows_in(self, site: ContractionSite, r0: int, r1: int) -> tuple[Dim, Dim]:
-        """The lines of one input image that lines [r0, r1) of one output image need, borders not cut off."""
-        return input_rows(r0, r1, geometry(site))
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """Rows are output lines."""
+        return lines_of(site)
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode:
         return self._plan(site, target).emit()

@@ -10,13 +10,13 @@ import numpy as np
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, add, estimate, mul, product
 from graphfuse.graph.dtypes import item_bytes
-from graphfuse.plan.site import ContractionSite, KernelCode
+from graphfuse.plan.site import ContractionSite, KernelCode, Lines
 from graphfuse.target import Target
 
 from .function import Function
 from .implicit import ImplicitPlan, ImplicitWriter
 from .tile import Lanes, Tile
-from .window import geometry, input_rows, refusal, taps_in_range
+from .window import geometry, lines_of, refusal, taps_in_range
 
 
 class ConvDirect:
@@ -38,9 +38,9 @@ class ConvDirect:
         copied = 0.0 if p.direct else estimate(product([g.batch, *g.size, g.channels])) / 8e3
         return products / (0.8 * 2 * lanes * 3e3) + copied + 1.0
 
-    def rows_in(self, site: ContractionSite, r0: int, r1: int) -> tuple[Dim, Dim]:
-        """The lines of one input image that lines [r0, r1) of one output image need, borders not cut off."""
-        return input_rows(r0, r1, geometry(site))
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """Rows are output lines."""
+        return lines_of(site)
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode:
         p = _Plan(site, target)

@@ -14,13 +14,13 @@ import numpy as np
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, floordiv, mul, product
 from graphfuse.graph.dtypes import item_bytes
-from graphfuse.plan.site import ContractionSite, KernelCode
+from graphfuse.plan.site import ContractionSite, KernelCode, Lines
 from graphfuse.target import Target
 
 from .function import Function
 from .implicit import ImplicitPlan, ImplicitWriter
 from .tile import Lanes, Tile
-from .window import Geometry, geometry, refusal
+from .window import refusal
 
 
 class ConvTranspose:
@@ -40,22 +40,15 @@ class ConvTranspose:
         products = estimate(mul(p.products, columns)) / p.g.out_channels
         return products / (0.6 * 2 * lanes * 3e3) + estimate(product([*p.g.size, p.g.channels])) / 8e3 + 1.0
 
-    def rows_in(self, site: ContractionSite, r0: int, r1: int) -> tuple[Dim, Dim]:
-        """The lines of one input image that lines [r0, r1) of one output image need, borders not cut off."""
-        return _inputs(geometry(site), 1, r0, r1)
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """Its rows are not lines of one output after the other."""
+        return None
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode:
         p = _Plan(site, target)
         fn = Function(site, site.index[1])
         _Writer(p, fn).write(fn.body)
         return p.code(fn, p.products)
-
-
-def _inputs(g: Geometry, axis: int, start: Dim, stop: Dim) -> tuple[Dim, Dim]:
-    """Input positions [first, last) that outputs [start, stop) take: out + pad - tap * dilation = in * step."""
-    first = ceildiv(add(add(start, g.before[axis]), 1 - g.extent(axis)), g.strides[axis])
-    last = add(floordiv(add(add(stop, -1), g.before[axis]), g.strides[axis]), 1)
-    return first, last
 
 
 class _Plan(ImplicitPlan):

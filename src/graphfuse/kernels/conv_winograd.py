@@ -19,7 +19,7 @@ from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, ceildiv, estimate, is_static, mul, product
 from graphfuse.graph.dtypes import F32
 from graphfuse.ops.expr import cost
-from graphfuse.plan.site import ContractionSite, KernelCode, Packed
+from graphfuse.plan.site import ContractionSite, KernelCode, Lines, Packed
 from graphfuse.target import Target
 
 from .function import Function, affine
@@ -35,7 +35,7 @@ from .tile import (
     panels,
     row_variants,
 )
-from .window import Geometry, geometry, input_rows, line_variables, refusal
+from .window import Geometry, geometry, line_variables, lines_of, refusal
 
 # Finite interpolation points; infinity is the last. In pairs of opposite sign, so that the two of a pair share their
 # sums. Those of F(4) were chosen for the least error: a quarter of what 0, 1, -1, 2, -2 give.
@@ -119,11 +119,9 @@ class ConvWinograd:
     def cost(self, site: ContractionSite, target: Target) -> float:
         return _Plan(site, target).cost()
 
-    def rows_in(self, site: ContractionSite, r0: int, r1: int) -> tuple[Dim, Dim]:
-        """The lines of one input image under rows of tiles [r0, r1) of one output image."""
-        g = geometry(site)
-        m = tile_size(g)
-        return input_rows(r0 * m, r1 * m, g)
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """Rows are output lines, a row of tiles each."""
+        return lines_of(site, tile_size(geometry(site)))
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode:
         return _Plan(site, target).emit()

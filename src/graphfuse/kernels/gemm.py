@@ -15,7 +15,7 @@ from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product
 from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, DType, c_type, item_bytes, suffix
 from graphfuse.ops.tensor import Tensor, Window
-from graphfuse.plan.site import ContractionSite, KernelCode, Packed
+from graphfuse.plan.site import ContractionSite, KernelCode, Lines, Packed
 from graphfuse.target import Target
 
 from .function import Function, affine, times
@@ -80,9 +80,20 @@ class Gemm:
         lanes = target.lanes * 4 / item_bytes(plan.dtype)
         return multiplications / (0.8 * 2 * lanes * 3e3) + 0.5
 
-    def rows_in(self, site: ContractionSite, r0: int, r1: int) -> tuple[int, int]:
-        """The rows of the first operand that output rows [r0, r1) need: the same ones."""
-        return r0, r1
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """The rows of a 1x1 convolution of images are their pixels, line by line."""
+        out = site.contraction.shape
+        if site.prim.kind != "conv" or len(out) != 4:
+            return None
+        x = site.prim.args[0]
+        return Lines(
+            source=site.view(x),
+            images=out[0],
+            height=out[2],
+            source_height=x.shape[2],
+            stride=site.prim.attrs.strides[0],
+            rows_per_line=out[3],
+        )
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode:
         return _Plan(site, target).emit()

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import F32, F64, I8, I16, I32, I64, U8, U16, U32, U64, DType, is_float, suffix, vector_type
-from graphfuse.plan.site import ContractionSite, KernelCode, Packed
+from graphfuse.plan.site import ContractionSite, KernelCode, Lines, Packed
 from graphfuse.target import Target
 
 from .sliding import Fold, SlidingPlan
-from .window import geometry, input_rows, refusal
+from .window import lines_of, refusal
 
 _FLOATS = (F32, F64)
 _ORDERED = (*_FLOATS, I8, U8, I16, U16, I32, U32, I64, U64)
@@ -31,9 +30,9 @@ class Pool:
         """Microseconds on one thread."""
         return self._plan(site, target).microseconds()
 
-    def rows_in(self, site: ContractionSite, r0: int, r1: int) -> tuple[Dim, Dim]:
-        """The lines of one input image that lines [r0, r1) of one output image need, borders not cut off."""
-        return input_rows(r0, r1, geometry(site))
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """Rows are output lines."""
+        return lines_of(site)
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode:
         return self._plan(site, target).emit()

@@ -10,7 +10,7 @@ from graphfuse.graph.dims import Dim, add, mul, product
 from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, DType, c_type
 from graphfuse.ops.expr import Var
 from graphfuse.ops.tensor import Window
-from graphfuse.plan.site import ContractionSite
+from graphfuse.plan.site import ContractionSite, Lines
 
 from .function import Function, affine
 
@@ -139,11 +139,21 @@ def refusal(site: ContractionSite, kind: str, types: Sequence[DType] = ARITHMETI
     return None
 
 
-def input_rows(start: Dim, stop: Dim, g: Geometry, axis: int = 1) -> tuple[Dim, Dim]:
-    """The input rows [first, last) along an axis that output rows [start, stop) of it need, padding not cut off."""
-    first = add(mul(start, g.strides[axis]), mul(-1, g.before[axis]))
-    last = add(add(mul(add(stop, -1), g.strides[axis]), mul(-1, g.before[axis])), g.extent(axis))
-    return first, last
+def lines_of(site: ContractionSite, lines_per_row: int = 1) -> Lines | None:
+    """The rows of a windowed kernel whose rows are output lines, or so many of them each."""
+    g = geometry(site)
+    if g.axes[0] is not None or g.axes[1] is None:
+        return None
+    return Lines(
+        source=site.view(site.prim.args[0]),
+        images=g.batch,
+        height=g.out[1],
+        source_height=g.size[1],
+        stride=g.strides[1],
+        before=g.before[1],
+        extent=g.extent(1),
+        lines_per_row=lines_per_row,
+    )
 
 
 def taps_in_range(fn: Function, w: Writer, g: Geometry, axis: int, origin: str) -> tuple[str, str]:

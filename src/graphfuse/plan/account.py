@@ -32,7 +32,7 @@ def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
         for region in fusion.regions:
             _record_edges(fusion, region, ledger)
     for call in plan.calls:
-        ledger.note("plan", call.label, f"{call.code.describe or call.kernel}: {call.code.hint}")
+        ledger.note("plan", call.label, f"{call.code.describe or call.kernel}: {call.code.name}")
 
 
 def _settle_region(fusion: Fusion, region: Region, ledger: Ledger, settled: set[str]) -> None:

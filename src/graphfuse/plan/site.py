@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -85,6 +87,34 @@ class KernelCode:
     column_grain: int = 1
     scratch: Dim = 0  # bytes per thread, 64-byte aligned
     describe: str = ""  # one line for the ledger, e.g. "gemm 14x32 tiles, packed weights"
+    parts: tuple[KernelCode, ...] = ()  # kernels whose functions the source calls
+
+    @property
+    def name(self) -> str:
+        """The function's name: equal kernels of two sites have the same."""
+        safe = re.sub(r"[^A-Za-z0-9_]+", "_", self.hint)[:40].strip("_")
+        return f"gf_{safe}_{hashlib.sha256(self.source.encode()).hexdigest()[:8]}"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """The rows of a call as lines of images, so that a chain of calls can run strip by strip (`plan/strips.py`).
+
+    A line is all that has the same place along the first spatial axis of the same image: pixels by channels. The result
+    has `height` lines an image, and the call's rows are `rows_per_line` for each of them, or one for `lines_per_row` of
+    them (the last of an image for what is left). Line y is made of the lines from y * stride - before on, `extent` of
+    them, of `source`, as far as they exist among its `source_height` lines an image.
+    """
+
+    source: View
+    images: Dim
+    height: Dim
+    source_height: Dim
+    stride: int = 1
+    before: Dim = 0
+    extent: int = 1
+    rows_per_line: Dim = 1
+    lines_per_row: int = 1
 
 
 class Kernel(Protocol):
@@ -101,6 +131,9 @@ class Kernel(Protocol):
 
     def cost(self, site: ContractionSite, target: Target) -> float:
         """Predicted time in microseconds on one thread."""
+
+    def lines(self, site: ContractionSite, target: Target) -> Lines | None:
+        """What its rows are, None when they are no lines of images."""
 
     def emit(self, site: ContractionSite, target: Target) -> KernelCode: ...
 
