@@ -51,7 +51,7 @@ class Job:
     """One compilation: what goes in, and what each stage made of it.
 
     output: where the artifact goes (None: nowhere, the stages up to "emit" are all that can run); inputs and dims: what
-    verification uses, generated where not given.
+    verification uses, generated where not given; profile: build the library with `model_profile` (see `assemble`).
     """
 
     path: Path
@@ -60,6 +60,7 @@ class Job:
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     progress: Progress = lambda _: None
+    profile: bool = False
     staging: Staging | None = None
     ledger: Ledger = field(default_factory=Ledger)
     results: dict[str, Any] = field(default_factory=dict)
@@ -114,7 +115,8 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
 
 def emit(job: Job, planned: Plan) -> Module:
     lanes = job.target.lanes
-    return assemble(planned, (preamble(lanes, False), preamble(lanes, True)), pool_source(), job.options.embed_weights)
+    preambles = (preamble(lanes, False), preamble(lanes, True))
+    return assemble(planned, preambles, pool_source(), job.options.embed_weights, job.profile)
 
 
 def build_library(job: Job, module: Module) -> Bundle:
