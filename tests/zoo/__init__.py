@@ -1,7 +1,7 @@
 """Whole models for tests and timings, as their users would export them; weights are random, never trained.
 
 `graphs/` holds the graphs of well-known networks with their weights stripped (made by export.py); load() fills them in.
-`builders.py` builds the others. Every float input is drawn from a standard normal distribution by inputs().
+`builders.py` builds the others. inputs() draws floats from a standard normal distribution.
 
     python -m zoo resnet18 resnet18.onnx      # from the folder tests/: one model as a file
 """
@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,22 +26,30 @@ from . import builders, weights
 GRAPHS = Path(__file__).with_name("graphs")
 
 # name -> factor on the variance of convolution weights, 1 suits ReLU networks; gates and swish shrink a signal, so
-# theirs is larger. All take `image` (batch, 3, 224, 224), the batch symbolic, to `logits` (batch, 1000).
+# theirs is larger. All but two take `image` (batch, 3, 224, 224), the batch symbolic, to `logits` (batch, 1000);
+# vgg11_bn ends in `features` (batch, 512, 7, 7); minilm takes `input_ids` and `attention_mask`, int64 (batch, 128), to
+# `last_hidden_state` (batch, 128, 384).
 EXPORTED: dict[str, float] = {
     "resnet18": 1.0,
     "resnet18_dynamo": 1.0,
     "resnet50": 1.0,
+    "vgg11_bn": 1.0,
     "mobilenet_v2": 2.0,
+    "mobilenet_v3_large": 1.3,
     "efficientnet_b0": 2.0,
+    "convnext_atto": 1.0,
+    "minilm": 1.0,
     "vit_tiny": 1.0,
     "vit_tiny_dynamo": 1.0,
 }
 BUILT: dict[str, Callable[[int], onnx.ModelProto]] = {
     "pointwise_chain": builders.pointwise_chain,
     "mlp": builders.mlp,
+    "lstm": builders.lstm,
     "repeated_blocks": builders.repeated_blocks,
 }
 NAMES = (*EXPORTED, *BUILT)
+INTEGERS = {"input_ids": (0, 30522), "attention_mask": (0, 2)}  # input -> from, to (exclusive)
 
 
 def load(name: str, seed: int = 0) -> onnx.ModelProto:
@@ -66,13 +75,16 @@ def path(name: str, seed: int = 0) -> Path:
     return file
 
 
-def inputs(model: onnx.ModelProto, seed: int = 0, **dims: int) -> dict[str, NDArray[np.float32]]:
+def inputs(model: onnx.ModelProto, seed: int = 0, **dims: int) -> dict[str, NDArray[Any]]:
     """Random values for each input of a zoo model; a symbolic dim is 1 unless given: inputs(model, batch=3)."""
     random = np.random.default_rng(seed)
-    values = {}
+    values: dict[str, NDArray[Any]] = {}
     for value in model.graph.input:
         shape = [dim.dim_value or dims.get(dim.dim_param, 1) for dim in value.type.tensor_type.shape.dim]
-        values[value.name] = random.standard_normal(shape, dtype=np.float32)
+        if value.name in INTEGERS:
+            values[value.name] = random.integers(*INTEGERS[value.name], shape)
+        else:
+            values[value.name] = random.standard_normal(shape, dtype=np.float32)
     return values
 
 

@@ -79,6 +79,24 @@ def mlp(seed: int = 0, widths: tuple[int, ...] = (64, 128, 128, 10)) -> onnx.Mod
     return _model("mlp", nodes, {"x": ["batch", widths[0]]}, {"y": ["batch", widths[-1]]}, weights)
 
 
+def lstm(seed: int = 0, steps: int = 128, width: int = 256) -> onnx.ModelProto:
+    """One LSTM layer, forward, from a state of zeros: x (steps, batch, width) -> y (steps, batch, width)."""
+    random = np.random.default_rng(seed)
+    reach = 1 / np.sqrt(width)
+    weights = {
+        "lstm.weight_ih": random.uniform(-reach, reach, (1, 4 * width, width)),
+        "lstm.weight_hh": random.uniform(-reach, reach, (1, 4 * width, width)),
+        "lstm.bias": random.uniform(-reach, reach, (1, 8 * width)),
+    }
+    nodes = [
+        helper.make_node("LSTM", ["x", *weights], ["hidden"], name="/lstm/LSTM", hidden_size=width),
+        helper.make_node("Constant", [], ["axis"], name="/lstm/Constant", value_ints=[1]),
+        helper.make_node("Squeeze", ["hidden", "axis"], ["y"], name="/lstm/Squeeze"),
+    ]
+    shape: list[int | str] = [steps, "batch", width]
+    return _model("lstm", nodes, {"x": shape}, {"y": shape}, weights)
+
+
 def repeated_blocks(seed: int = 0, blocks: int = 143, channels: int = 16) -> onnx.ModelProto:
     """One residual block of 7 nodes again and again on x (batch, channels, 14, 14): 1001 nodes."""
     random = np.random.default_rng(seed)

@@ -1,12 +1,13 @@
 """Export the zoo's well-known networks from PyTorch, strip their weights, write graphs/NAME.onnx.
 
-Batch norm stays a node of its own (training=PRESERVE, no constant folding), the batch is symbolic, images are 224x224.
+Batch norm stays a node of its own (training=PRESERVE, no constant folding), the batch is symbolic, images are 224x224,
+sentences 128 tokens.
 Three exports, for three looks a user's file can have:
-  TorchScript exporter    resnet18, resnet50, mobilenet_v2, efficientnet_b0, vit_tiny
+  TorchScript exporter    all others
   torch.export, raw       resnet18_dynamo: every convolution gets a bias of zeros by Shape, Expand and CastLike
   torch.export, default   vit_tiny_dynamo: constants folded by the exporter
 
-    pip install torch timm && python tests/zoo/export.py [NAME ...]
+    pip install torch timm && cd tests && python -m zoo.export [NAME ...]
 """
 
 from __future__ import annotations
@@ -16,51 +17,53 @@ import sys
 from pathlib import Path
 
 import onnx
-import timm
 import torch
+
+from . import torch_form
 
 GRAPHS = Path(__file__).with_name("graphs")
 OPSET = 18
-MODELS = {  # name -> timm's name, exporter
-    "resnet18": ("resnet18", "torchscript"),
-    "resnet18_dynamo": ("resnet18", "raw"),
-    "resnet50": ("resnet50", "torchscript"),
-    "mobilenet_v2": ("mobilenetv2_100", "torchscript"),
-    "efficientnet_b0": ("efficientnet_b0", "torchscript"),
-    "vit_tiny": ("vit_tiny_patch16_224", "torchscript"),
-    "vit_tiny_dynamo": ("vit_tiny_patch16_224", "default"),
+EXPORTERS = {"resnet18_dynamo": "raw", "vit_tiny_dynamo": "default"}
+NAMES = (*torch_form.NAMES, *EXPORTERS)
+IMAGE = torch.zeros(2, 3, 224, 224)
+TOKENS = torch.ones(2, 128, dtype=torch.int64)
+# name -> example inputs by name, name of the output; the others take an image to logits
+FORMS: dict[str, tuple[dict[str, torch.Tensor], str]] = {
+    "vgg11_bn": ({"image": IMAGE}, "features"),
+    "minilm": ({"input_ids": TOKENS, "attention_mask": TOKENS}, "last_hidden_state"),
 }
 NOTES_TO_KEEP = ("pkg.torch.onnx.name_scopes", "namespace")  # module paths; the others name files of this machine
 
 
-def network(timm_name: str) -> torch.nn.Module:
+def network(name: str) -> torch.nn.Module:
     """The network with every parameter different: the exporter lets equal ones (all zeros, all ones) share a tensor."""
     torch.manual_seed(0)
-    model = timm.create_model(timm_name, pretrained=False).eval()
+    model = torch_form.module(name).eval()
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             tensor.uniform_(0.5, 1.5)
     return model
 
 
-def exported(model: torch.nn.Module, exporter: str) -> onnx.ModelProto:
-    image = torch.zeros(2, 3, 224, 224)
-    names = {"input_names": ["image"], "output_names": ["logits"], "opset_version": OPSET}
-    if exporter != "torchscript":
+def exported(name: str, model: torch.nn.Module) -> onnx.ModelProto:
+    examples, result = FORMS.get(name, ({"image": IMAGE}, "logits"))
+    args = tuple(examples.values())
+    names = {"input_names": list(examples), "output_names": [result], "opset_version": OPSET}
+    if exporter := EXPORTERS.get(name):
         batch = ({0: torch.export.Dim("batch")},)
         program = torch.onnx.export(
-            model, (image,), dynamo=True, optimize=exporter == "default", dynamic_shapes=batch, **names
+            model, args, dynamo=True, optimize=exporter == "default", dynamic_shapes=batch, **names
         )
         return program.model_proto
     buffer = io.BytesIO()
     torch.onnx.export(
         model,
-        (image,),
+        args,
         buffer,
         dynamo=False,
         training=torch.onnx.TrainingMode.PRESERVE,
         do_constant_folding=False,
-        dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+        dynamic_axes={key: {0: "batch"} for key in (*examples, result)},
         **names,
     )
     return onnx.load_from_string(buffer.getvalue())
@@ -87,10 +90,9 @@ def strip(model: onnx.ModelProto, parameters: set[str]) -> None:
 
 
 def main() -> None:
-    for name in sys.argv[1:] or MODELS:
-        timm_name, exporter = MODELS[name]
-        model = network(timm_name)
-        proto = exported(model, exporter)
+    for name in sys.argv[1:] or NAMES:
+        model = network(name.removesuffix("_dynamo"))
+        proto = exported(name, model)
         onnx.checker.check_model(proto)
         strip(proto, set(model.state_dict()))
         file = GRAPHS / f"{name}.onnx"
