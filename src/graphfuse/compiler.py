@@ -20,6 +20,7 @@ from graphfuse.artifact.bundle import Bundle, Staging, read_bundle, stage_bundle
 from graphfuse.artifact.fused_model import fused_model, write_fused_model
 from graphfuse.artifact.manifest import Manifest
 from graphfuse.artifact.manifest import Tensor as ManifestTensor
+from graphfuse.codegen import strip
 from graphfuse.codegen.module import Module, assemble
 from graphfuse.errors import ArtifactError, InputError, VerificationError
 from graphfuse.fuse.program import lower_graph
@@ -31,6 +32,7 @@ from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.account import account
 from graphfuse.plan.planner import Plan, plan
+from graphfuse.plan.strips import chain_calls
 from graphfuse.plan.text import fusion_text, plan_text
 from graphfuse.runtime.preamble import pool_source, preamble
 from graphfuse.runtime.session import Session
@@ -108,7 +110,9 @@ def fuse_model(job: Job, model: ir.Model) -> Fusion:
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:
     kernels = [k for k in CONTRACTION_KERNELS if job.options.numerics != "strict" or k.error_class in STRICT]
-    planned = plan(fusion, kernels, rows.emit, job.target, str(job.path))
+    apart = plan(fusion, kernels, rows.emit, job.target, str(job.path))
+    options = job.options
+    planned = chain_calls(apart, strip, job.target, options.optimize) if options.strips else apart
     account(fusion, planned, job.ledger)
     return planned
 

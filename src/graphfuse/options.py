@@ -13,6 +13,7 @@ from graphfuse.errors import InputError
 from graphfuse.target import Target, target_for
 
 NUMERICS = ("default", "strict")
+OPTIMIZE = ("speed", "memory")
 CACHE_VARIABLE = "GRAPHFUSE_CACHE_DIR"
 
 
@@ -26,6 +27,7 @@ class CompileOptions:
     cache_bytes: size that the cache is pruned to; disabled_rules: names of rewrite rules to leave out;
     numerics: "strict" allows only exact and reassociating rewrites; verify: compare with onnxruntime before the library
     is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights in model.c;
+    optimize: "speed", or "memory" for the smallest arena; strips: whether neighbouring calls may run strip by strip;
     keep_going: hand out a library that failed verification, marked as such in its certificate.
     """
 
@@ -41,6 +43,8 @@ class CompileOptions:
     rtol: float | None = None
     atol: float | None = None
     embed_weights: bool = False
+    optimize: str = "speed"
+    strips: bool = True
     keep_going: bool = False
 
     def __post_init__(self) -> None:
@@ -50,6 +54,8 @@ class CompileOptions:
             raise InputError(f"the option threads is {self.threads}", remedy="give a number from 1 to 256, or None")
         if self.numerics not in NUMERICS:
             raise InputError(f"the option numerics is {self.numerics!r}", remedy=f"choose one of {', '.join(NUMERICS)}")
+        if self.optimize not in OPTIMIZE:
+            raise InputError(f"the option optimize is {self.optimize!r}", remedy=f"choose one of {', '.join(OPTIMIZE)}")
         if self.cache_bytes < 0:
             raise InputError(f"the option cache_bytes is {self.cache_bytes}", remedy="give a number of bytes, or 0")
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):

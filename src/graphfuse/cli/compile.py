@@ -55,6 +55,13 @@ def command(
     embed_weights: Annotated[
         bool, typer.Option("--embed-weights", metavar="", help="Weights as arrays in model.c.")
     ] = False,
+    optimize: Annotated[
+        str, typer.Option(help='"speed", or "memory": the smallest arena, by strips of lines.')
+    ] = "speed",
+    strips: Annotated[
+        bool,
+        typer.Option("--strips/--no-strips", metavar="", help="Run kernels strip by strip where it pays."),
+    ] = True,
     dump: Annotated[
         list[str], typer.Option(metavar="STAGE", help="Write a stage's result as text to stdout; may be repeated.")
     ] = [],  # noqa: B006
@@ -72,7 +79,8 @@ def command(
         raise InputError("--dump and --json both want stdout", remedy="give one of them")
     options = CompileOptions(
         cpu=cpu, cc=cc, threads=threads, disabled_rules=tuple(disable), numerics=numerics, verify=verify,
-        rtol=rtol, atol=atol, embed_weights=embed_weights, keep_going=keep_going,
+        rtol=rtol, atol=atol, embed_weights=embed_weights, optimize=optimize,
+        strips=strips, keep_going=keep_going,
     )  # fmt: skip
     writes = stop_after is None or stages.index(stop_after) >= stages.index("build")
     place = output or Path(f"{model.stem}.gf") if writes else None

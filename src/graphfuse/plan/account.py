@@ -12,7 +12,7 @@ from graphfuse.graph.dtypes import item_bytes
 from graphfuse.graph.origins import origins
 from graphfuse.ledger import EdgeRecord, Ledger
 from graphfuse.ops.tensor import Tensor
-from graphfuse.plan.planner import Plan
+from graphfuse.plan.planner import Call, Plan
 
 # What reading or writing memory costs where caches do not help; a round figure for desktop and server cores.
 BYTES_PER_US = 20_000
@@ -32,7 +32,15 @@ def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
         for region in fusion.regions:
             _record_edges(fusion, region, ledger)
     for call in plan.calls:
-        ledger.note("plan", call.label, f"{call.code.describe or call.kernel}: {call.code.name}")
+        for step in call.parts or (call,):
+            how = step.code.describe or step.kernel
+            if call.parts:
+                how = f"{how}, in {call.code.describe.partition(':')[0]} with {_others(call, step)}"
+            ledger.note("plan", step.label, f"{how}: {step.code.name}")
+
+
+def _others(call: Call, step: Call) -> str:
+    return " and ".join(other.label for other in call.parts if other is not step)
 
 
 def _settle_region(fusion: Fusion, region: Region, ledger: Ledger, settled: set[str]) -> None:

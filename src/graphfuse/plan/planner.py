@@ -20,7 +20,7 @@ from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Pad, Reshape, Slice, Tensor, Transpose
 from graphfuse.plan.layout import Layouts
 from graphfuse.plan.memory import Arena, Lifetime, lay_out
-from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, accumulator
+from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, accumulator
 from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
 
@@ -36,6 +36,10 @@ class Call:
     nodes: tuple[str, ...]  # the user's nodes, for comments and the ledger
     region: Region | None = None
     kernel: str = ""
+    results: Sequence[View] = ()  # of a contraction: where its outputs are
+    lines: Lines | None = None  # what its rows are, where they are lines of images
+    cost: float = 0.0  # predicted microseconds on one thread, of a contraction
+    parts: tuple[Call, ...] = ()  # the calls that run strip by strip in this one
 
     @property
     def buffers(self) -> list[Buffer]:
@@ -57,6 +61,12 @@ class Plan:
     views: dict[Tensor, View]
     constants: dict[Buffer, Tensor]  # weight buffers holding a constant as it is
     copies: dict[Tensor, str] = field(default_factory=dict)  # views and placements that cost a copy, and why
+    one_item: dict[str, int] = field(default_factory=dict)  # the sizes that costs were reckoned with
+
+    @property
+    def steps(self) -> list[Call]:
+        """The calls, each chain as the calls that it is made of."""
+        return [step for call in self.calls for step in (call.parts or (call,))]
 
 
 def plan(fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str = "") -> Plan:
@@ -108,6 +118,7 @@ class _Planner:
             self.views,
             self.constants,
             self.copies,
+            dict(self.program.one_item),
         )
 
     # ------------------------------------------------------------------ placement
@@ -317,8 +328,10 @@ class _Planner:
             node = self.program.node_of[anchor]
             self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
             return None
-        kernel = best[1]
-        return Call(kernel.emit(site, self.target), region.name, (), region, kernel.name)
+        cost, kernel = best
+        placed = [views[t] for t in region.outputs]
+        lines = kernel.lines(site, self.target)
+        return Call(kernel.emit(site, self.target), region.name, (), region, kernel.name, placed, lines, cost)
 
     def _nodes(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         nodes = dict.fromkeys(self.program.node_of[t] for t in tensors if t in self.program.node_of)

@@ -36,7 +36,7 @@ def region_values(
     The same kernels run, in an arena in which no value is overwritten; only the function that calls them is compiled
     anew.
     """
-    apart = replace(plan, arena=lay_out_apart(lifetimes(plan.calls)))
+    apart = replace(plan, calls=plan.steps, arena=lay_out_apart(lifetimes(plan.steps)))
     module = assemble(apart)
     env = _bind(module, inputs)
     with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:

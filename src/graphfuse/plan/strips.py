@@ -1,0 +1,243 @@
+"""Which neighbouring calls become one that runs strip by strip, and how high the strips are.
+
+In strips the results between the kernels of a chain never exist whole: each thread holds a window of their lines in its
+scratch. That saves arena, and the traffic of results too large for the cache of a core. It costs the lines that two
+threads both compute where their parts meet, weights that are read again for every strip, and parts that are less even.
+`"speed"` chains calls where time is predicted to be won; `"memory"` finds the chains with the smallest arena first, and
+among those the fastest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Protocol
+
+from graphfuse.graph.dims import Dim, assuming, estimate, mul, product, same
+from graphfuse.graph.dtypes import item_bytes
+from graphfuse.plan.memory import lay_out
+from graphfuse.plan.planner import Call, Plan, lifetimes
+from graphfuse.plan.site import KernelCode, Lines, Packed
+from graphfuse.plan.view import Buffer, View
+from graphfuse.target import Target
+
+# The longest chain: an inverted residual is three, and what two threads both compute grows with each more.
+LONGEST = 4
+# Heights that are tried, in rows of the last kernel.
+_HEIGHTS = (1, 2, 4, 8, 16, 32)
+# What the last cache gives one core where a kernel streams through it; reading and writing count alike.
+_BYTES_PER_US = 120_000
+# What a call inside a strip costs beside its work.
+_CALL_US = 0.05
+# A chain has to be predicted to win this share of its time: predictions are no better.
+_MARGIN = 0.02
+# How much larger than the smallest an arena may be where time is won by it.
+_SLACK = 1.02
+
+
+@dataclass(frozen=True)
+class Link:
+    """A kernel of a chain: its code, what its rows are, and the view that its result is."""
+
+    code: KernelCode
+    lines: Lines
+    result: View
+
+
+class Writer(Protocol):
+    """How a chain is written: `codegen/strip.py`."""
+
+    def emit(self, links: Sequence[Link], height: int) -> KernelCode:
+        """The chain as one kernel, in strips of `height` rows of the last."""
+
+    def scratch_bytes(self, links: Sequence[Link], height: int) -> Dim:
+        """The scratch of one thread."""
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Calls [first, last], in strips of `height` rows of the last; `gain` = predicted microseconds won."""
+
+    first: int
+    last: int
+    height: int = 0
+    gain: float = 0.0
+    live: int = 0
+
+
+def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str) -> Plan:
+    """The plan with calls made one where that pays, its arena laid out anew. optimize: "speed" or "memory"."""
+    with assuming(plan.one_item):
+        chains = _Chooser(plan.calls, writer, target, optimize).run()
+        calls = [_joined(plan.calls[c.first : c.last + 1], writer, c.height) for c in chains]
+        return replace(plan, calls=calls, arena=lay_out(lifetimes(calls)))
+
+
+def _joined(calls: Sequence[Call], writer: Writer, height: int) -> Call:
+    if len(calls) == 1:
+        return calls[0]
+    nodes = tuple(dict.fromkeys(name for call in calls for name in call.nodes))
+    label = " > ".join(call.label for call in calls)
+    code = writer.emit([_link(call) for call in calls], height)
+    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=tuple(calls))
+
+
+def _link(call: Call) -> Link:
+    assert call.lines is not None
+    return Link(call.code, call.lines, call.results[0])
+
+
+def why_apart(first: Call, second: Call, readers: Callable[[Buffer], int]) -> str | None:
+    """Why two neighbouring calls cannot run strip by strip; None when they can. `readers` counts calls of a buffer."""
+    if first.lines is None or second.lines is None:
+        return "the rows of one of the two are not lines of images"
+    if len(first.results) != 1:
+        return "the first has more than one result"
+    result = first.results[0]
+    if second.lines.source != result:
+        return "the second does not read the first's result as its image"
+    if result.buffer.kind != "arena" or readers(result.buffer) != 2:
+        return "the result in between is used elsewhere too"
+    if not _is_image(result) or not same(second.lines.source_height, first.lines.height):
+        return "the result in between has gaps between its lines"
+    for call in (first, second):
+        if sum(isinstance(p, View) and p.buffer is result.buffer for p in call.code.pointers) != 1:
+            return "the result in between is read in more than one way"
+    return None
+
+
+def _is_image(view: View) -> bool:
+    """Whether lines follow each other without gaps, image after image, in a buffer of their own."""
+    if len(view.shape) != 4 or view.offset != 0 or not same(view.buffer.elements, product(view.shape)):
+        return False
+    line = product([view.shape[1], view.shape[3]])
+    return same(view.strides[2], line) and same(view.strides[0], mul(view.shape[2], line))
+
+
+class _Chooser:
+    def __init__(self, calls: Sequence[Call], writer: Writer, target: Target, optimize: str) -> None:
+        self.calls, self.writer, self.target, self.optimize = calls, writer, target, optimize
+        self.spans: dict[Buffer, tuple[int, int]] = {}
+        self.uses: dict[Buffer, int] = {}
+        for k, call in enumerate(calls):
+            for buffer in call.buffers:
+                self.spans[buffer] = (self.spans.get(buffer, (k, k))[0], k)
+                self.uses[buffer] = self.uses.get(buffer, 0) + 1
+        self.sizes = {b: estimate(b.bytes) for b in self.spans if b.kind == "arena"}
+        self.linked = [why_apart(a, b, lambda buffer: self.uses.get(buffer, 0)) is None for a, b in pairwise(calls)]
+
+    def run(self) -> list[Chain]:
+        options = [list(self._chains_from(k)) for k in range(len(self.calls))]
+        if self.optimize != "memory":
+            return self._best(options, limit=None)
+        return self._best(options, limit=int(self._least_live(options) * _SLACK))
+
+    def _chains_from(self, first: int) -> Iterator[Chain]:
+        yield Chain(first, first, live=self._live(first, first))
+        last = first
+        while last + 1 < len(self.calls) and last - first + 1 < LONGEST and self.linked[last]:
+            last += 1
+            yield from self._heights(first, last)
+
+    def _heights(self, first: int, last: int) -> Iterator[Chain]:
+        """The chain in strips of every height that fits in the cache of a core, or of one."""
+        members = self.calls[first : last + 1]
+        links = [_link(call) for call in members]
+        most = _rows(members[-1])
+        for height in _HEIGHTS:
+            scratch = estimate(self.writer.scratch_bytes(links, height))
+            if height > 1 and (scratch > self.target.l2 // 2 or height >= 2 * most):
+                return
+            gain = self._gain(members, height, scratch)
+            live = self._live(first, last) + scratch * self.target.cores
+            yield Chain(first, last, height, gain, live)
+
+    # ------------------------------------------------------------------ memory
+
+    def _live(self, first: int, last: int) -> int:
+        """Bytes of the arena in use while calls [first, last] run as one."""
+        total = 0
+        for buffer, size in self.sizes.items():
+            begin, end = self.spans[buffer]
+            inside = first <= begin and end <= last and begin != end
+            if begin <= last and end >= first and not inside:
+                total += size
+        return total
+
+    def _least_live(self, options: list[list[Chain]]) -> int:
+        """The smallest that the largest live size can be."""
+        best: list[int] = [0] + [0] * len(self.calls)
+        for end in range(1, len(self.calls) + 1):
+            ways = [max(best[c.first], c.live) for chains in options for c in chains if c.last == end - 1]
+            best[end] = min(ways)
+        return best[-1]
+
+    def _best(self, options: list[list[Chain]], limit: int | None) -> list[Chain]:
+        """The chains of most gain among those that stay within the limit, where any do."""
+        best: list[tuple[float, list[Chain]]] = [(0.0, [])]
+        best += [(float("-inf"), []) for _ in self.calls]
+        for k, chains in enumerate(options):
+            for c in chains:
+                if limit is not None and c.live > limit:
+                    continue
+                total = best[k][0] + c.gain
+                if limit is None and c.first != c.last and c.gain <= 0:
+                    continue
+                if total > best[c.last + 1][0]:
+                    best[c.last + 1] = (total, [*best[k][1], c])
+        return best[-1][1]
+
+    # ------------------------------------------------------------------ time
+
+    def _gain(self, members: Sequence[Call], height: int, scratch: int) -> float:
+        """Predicted microseconds won on all cores of the target."""
+        cores = self.target.cores
+        rows = _rows(members[-1])
+        parts = min(cores, rows)
+        apart = sum(m.cost for m in members) / cores
+        share = -(-rows // parts)
+        together = sum(m.cost * f for m, f in zip(members, self._computed(members, share, parts), strict=True))
+        together *= share / rows
+        strips = -(-share // height)
+        weights = sum(_weight_bytes(m) for m in members)
+        if weights + scratch > self.target.l2 * 3 // 4:
+            together += (strips - 1) * weights / _BYTES_PER_US
+        together += strips * len(members) * _CALL_US
+        saved = sum(self._traffic(m) for m in members[:-1]) / cores
+        return saved + apart * (1 - _MARGIN) - together
+
+    def _computed(self, members: Sequence[Call], share: int, parts: int) -> list[float]:
+        """How many lines each member computes on the busiest thread, over those that are its share."""
+        found = [1.0]
+        lines = members[-1].lines
+        assert lines is not None
+        needed = ideal = float(share * lines.lines_per_row)
+        for member, reader in zip(reversed(members[:-1]), reversed(members[1:]), strict=True):
+            assert reader.lines is not None
+            assert member.lines is not None
+            halo = reader.lines.extent - reader.lines.stride + (member.lines.lines_per_row - 1)
+            ideal *= reader.lines.stride
+            # a part at the image's end has a neighbour on one side only
+            sides = 0.0 if parts == 1 else 0.5 if parts == 2 else 1.0
+            needed = needed * reader.lines.stride + halo * sides
+            found.append(needed / ideal)
+        return found[::-1]
+
+    def _traffic(self, member: Call) -> float:
+        """Microseconds that writing and reading a member's result takes where it does not stay in the core's cache."""
+        size = estimate(member.results[0].buffer.bytes)
+        kept = self.target.l2 // 2 * self.target.cores
+        return 2 * max(0, size - kept) / _BYTES_PER_US
+
+
+def _rows(call: Call) -> int:
+    """Rows of a chain that ends in this call: its lines, or groups of lines."""
+    assert call.lines is not None
+    return max(1, -(-estimate(mul(call.lines.images, call.lines.height)) // call.lines.lines_per_row))
+
+
+def _weight_bytes(call: Call) -> int:
+    return sum(
+        estimate(product(p.source.shape)) * item_bytes(p.dtype) for p in call.code.pointers if isinstance(p, Packed)
+    )
