@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from graphfuse.artifact import Bundle, Manifest, Tensor, read_bundle, stage_bundle
-from graphfuse.codegen.module import HEADER, Module, Port
+from graphfuse.codegen.module import HEADER, Module, Port, model_call
 from graphfuse.options import CompileOptions, default_cache_root
 from graphfuse.runtime.preamble import pool_source, preamble
 from graphfuse.toolchain import build, find_compiler
@@ -59,7 +59,7 @@ def rows_module(lanes: int) -> Module:
         preamble=preamble(lanes, False),
         amalgamated_preamble=preamble(lanes, True),
         kernels={name: _KERNEL.replace("{name}", name) + body for name, body in _KERNELS.items()},
-        entry=_ENTRY,
+        entry=_ENTRY + model_call(2, 2),
         header=HEADER,
         pool=pool_source(),
         weights=[WEIGHTS],
@@ -92,7 +92,7 @@ GF_API int model_run(const void *weights, const void *const *in, void *const *ou
 """
     port = [Port(name, dtype, list(shape)) for name in "xy"]
     texts = preamble(lanes, False), preamble(lanes, True)
-    return Module(*texts, {}, entry, HEADER, pool_source(), [], dims, [port[0]], [port[1]])
+    return Module(*texts, {}, entry + model_call(1, 1), HEADER, pool_source(), [], dims, [port[0]], [port[1]])
 
 
 def warm_options(folder: Path, **chosen: object) -> CompileOptions:

@@ -45,6 +45,10 @@ void gf_pool_destroy(gf_pool *pool);
 int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims, void *arena,
               gf_pool *pool);
 
+/* model_run for callers from other languages, to whom each argument costs time: a holds for each input, then for each
+ * output, the address of a pointer to its elements; then weights, dims, arena and pool. */
+int model_call(void *const *a);
+
 /* The arena that model_run needs for these sizes with a pool of so many threads. */
 int64_t model_arena_bytes(const int64_t *dims, int threads);
 
@@ -57,6 +61,19 @@ void model_output_shapes(const int64_t *dims, int64_t *shapes);
 
 #endif
 """
+
+
+def model_call(inputs: int, outputs: int) -> str:
+    """The C text of model_call for so many inputs and outputs."""
+    w = Writer()
+    ports = inputs + outputs
+    with w.block("GF_API int model_call(void *const *a)"):
+        w.line(f"const void *in[{max(1, inputs)}] = {{0}};")
+        w.line(f"void *out[{max(1, outputs)}] = {{0}};")
+        w.line(f"for (int k = 0; k < {inputs}; ++k) in[k] = *(const void *const *)a[k];")
+        w.line(f"for (int k = 0; k < {outputs}; ++k) out[k] = *(void *const *)a[{inputs} + k];")
+        w.line(f"return model_run(a[{ports}], in, out, a[{ports + 1}], a[{ports + 2}], a[{ports + 3}]);")
+    return w.text()
 
 
 @dataclass
@@ -253,7 +270,7 @@ class _Assembler:
             if timed:
                 w.line(f"stamps[{len(self.plan.calls)}] = gf_nanoseconds();")
             w.line("return 0;")
-        return w.text()
+        return w.text() + model_call(len(self.plan.inputs), len(self.plan.outputs))
 
     def _embedded(self) -> str:
         """The weights as an array; model_run takes it where it is given no other."""

@@ -18,7 +18,7 @@ from graphfuse.toolchain.files import disk_errors
 _POINTER, _INT, _INT64 = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 # name -> (result, arguments) of every function that an artifact exports.
 _FACE: dict[str, tuple[Any, tuple[Any, ...]]] = {
-    "model_run": (_INT, (_POINTER, _POINTER, _POINTER, _POINTER, _POINTER, _POINTER)),
+    "model_call": (_INT, (_POINTER,)),
     "model_arena_bytes": (_INT64, (_POINTER, _INT)),
     "model_output_shapes": (None, (_POINTER, _POINTER)),
     "gf_pool_create": (_POINTER, (_INT,)),
@@ -33,7 +33,7 @@ class Library:
 
     def __init__(self, path: Path) -> None:
         functions = _load(path)
-        self.model_run: Callable[..., int] = functions["model_run"]
+        self.model_call: Callable[[int], int] = functions["model_call"]
         self.model_arena_bytes: Callable[[int, int], int] = functions["model_arena_bytes"]
         self.model_output_shapes: Callable[[int, int], None] = functions["model_output_shapes"]
         self.gf_pool_create: Callable[[int], int | None] = functions["gf_pool_create"]
@@ -70,6 +70,20 @@ class Weights:
         self._array = np.frombuffer(mapped, dtype=np.uint8)
         self.address = self._array.ctypes.data
 
+
+# id(array) + ELEMENTS is where NumPy's array object holds the address of its elements: right behind what every Python
+# object begins with. C extensions are compiled to read it there, so it stays; asking an array for the address itself
+# takes as long as running a small model.
+ELEMENTS = object.__basicsize__
+
+
+def _is_layout_known() -> bool:
+    samples: list[np.ndarray[Any, Any]] = [np.empty(3), np.empty((2, 5), np.uint8)[1:], np.array(1.0)]
+    return all(ctypes.c_void_p.from_address(id(a) + ELEMENTS).value == a.ctypes.data for a in samples)
+
+
+if not _is_layout_known():
+    raise ImportError("this NumPy's arrays are laid out in a way that graphfuse does not know: use a released version")
 
 _addressof = ctypes.addressof
 _from_buffer: Callable[[Any], ctypes.c_char] = ctypes.c_char.from_buffer

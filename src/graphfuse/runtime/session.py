@@ -16,7 +16,7 @@ from graphfuse.artifact.bundle import Bundle, check_runnable, read_bundle
 from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
-from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty
+from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, address_of, aligned_empty
 from graphfuse.target import physical_cores
 
 Array = np.ndarray[Any, Any]
@@ -45,27 +45,35 @@ class _Plan:
 
 
 class _Context:
-    """What one running call needs for itself: pointer arrays and an arena, which only grows."""
+    """What one running call needs for itself: the arguments of model_call, and an arena, which only grows."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        self.inputs = (ctypes.c_void_p * max(1, inputs))()
-        self.outputs = (ctypes.c_void_p * max(1, outputs))()
-        self.inputs_address = ctypes.addressof(self.inputs)
-        self.outputs_address = ctypes.addressof(self.outputs)
-        self.arena_bytes = -1
-        self.arena_address = 0
+    def __init__(self, ports: int) -> None:
+        self.arguments = (ctypes.c_void_p * (ports + 4))()
+        self.address = ctypes.addressof(self.arguments)
+        self.plan: _Plan | None = None
+        self._ports = ports
+        self._arena_bytes = -1
+        self._arena_address = 0
 
-    def reserve(self, nbytes: int) -> None:
+    def adopt(self, plan: _Plan, weights: Weights, pool: Pool) -> None:
+        """Makes it ready for calls of a plan. Raises InputError when there is not enough memory."""
+        if self._arena_bytes < plan.arena_bytes:
+            self._reserve(plan.arena_bytes)
+        self.arguments[self._ports :] = [weights.address, plan.dims_address, self._arena_address, pool.address]
+        self.plan = plan
+
+    def _reserve(self, nbytes: int) -> None:
         """Makes the arena at least so large. Raises InputError when there is not so much memory."""
-        self.arena_bytes = -1
+        self.plan = None
+        self._arena_bytes = -1
         self._arena: Array | None = None  # freed before the larger one is taken
         try:
             self._arena = aligned_empty((nbytes,), np.dtype(np.uint8), nbytes)
         except MemoryError as error:
             what = f"inputs of these sizes need {nbytes} bytes of working memory, which there are not"
             raise InputError(what, remedy="use smaller inputs or fewer threads") from error
-        self.arena_address = address_of(self._arena)
-        self.arena_bytes = nbytes
+        self._arena_address = address_of(self._arena)
+        self._arena_bytes = nbytes
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,10 @@ class Session:
         self._input_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.inputs]
         self._output_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.outputs]
         self._input_names = [tensor.name for tensor in self.manifest.inputs]
+        self._input_set = frozenset(self._input_names)
         self._output_names = [tensor.name for tensor in self.manifest.outputs]
+        self._ports = len(self._input_names) + len(self._output_names)
+        self._model_call = self._library.model_call
         self._free: list[_Context] = []
         self._state = self._new_state(physical_cores() if threads is None else threads)
 
@@ -180,30 +191,35 @@ class Session:
         return self._weights
 
     def _run(self, inputs: Sequence[Any]) -> list[Array]:
-        weights, state = self._open(), self._state
-        arrays = [self._ready(k, value) for k, value in enumerate(inputs)]
-        plan = self._plan(state, arrays)
+        # Written for speed: on a small model all this takes longer than the model itself.
+        weights, state = self._weights, self._state  # held until the end, whatever other threads do to the session
         try:
             context = self._free.pop()
         except IndexError:
-            context = _Context(len(arrays), len(plan.outputs))
-        if context.arena_bytes < plan.arena_bytes:
-            context.reserve(plan.arena_bytes)
-        for k, array in enumerate(arrays):
-            context.inputs[k] = address_of(array)
+            context = _Context(self._ports)
+        arguments = context.arguments
+        shapes: tuple[Shape, ...] = ()
+        copies: list[Array] = []
+        k = 0
+        for value, dtype in zip(inputs, self._input_dtypes):  # noqa: B905  (of one length, and strict takes time)
+            # carray: C-contiguous, aligned and writeable, asked for at once
+            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.carray:
+                value = self._ready(k, value)
+                copies.append(value)
+            arguments[k] = id(value) + ELEMENTS
+            shapes += (value.shape,)
+            k += 1
+        plan = state.plans.get(shapes)
+        if plan is None or context.plan is not plan:
+            plan = self._plan(state, shapes)
+            context.adopt(plan, weights or self._open(), state.pool)
         outputs = []
-        for k, (shape, dtype, nbytes) in enumerate(plan.outputs):
+        for shape, dtype, nbytes in plan.outputs:
             output = np.empty(shape, dtype) if nbytes < _ALIGN_FROM else aligned_empty(shape, dtype, nbytes)
-            context.outputs[k] = address_of(output)
+            arguments[k] = id(output) + ELEMENTS
             outputs.append(output)
-        status = self._library.model_run(
-            weights.address,
-            context.inputs_address,
-            context.outputs_address,
-            plan.dims_address,
-            context.arena_address,
-            state.pool.address,
-        )
+            k += 1
+        status = self._model_call(context.address)
         self._free.append(context)
         if status:
             raise self._guard_error(status)
@@ -229,8 +245,8 @@ class Session:
         what = f"this is a {type(value).__name__}, expected a NumPy array"
         raise InputError(what, where=f"input {self._input_names[index]!r}")
 
-    def _plan(self, state: _State, arrays: Sequence[Array]) -> _Plan:
-        shapes = tuple([array.shape for array in arrays])
+    def _plan(self, state: _State, shapes: tuple[Shape, ...]) -> _Plan:
+        """The plan for input shapes, made when they are new."""
         plan = state.plans.get(shapes)
         if plan is None:
             plan = self._new_plan(shapes, state.pool.threads)
@@ -259,6 +275,8 @@ class Session:
 
     def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
         names = self._input_names
+        if not inputs and named.keys() == self._input_set:
+            return tuple([named[name] for name in names])
         rest = names[len(inputs) :]
         for name in named:
             if name not in names:
@@ -299,9 +317,9 @@ class Binding:
         for tensor, value, array in zip(manifest.inputs, inputs, arrays, strict=True):
             if array is not value:
                 raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
-        plan = session._plan(state, arrays)
-        context = _Context(len(arrays), len(plan.outputs))
-        context.reserve(plan.arena_bytes)
+        plan = session._plan(state, tuple([array.shape for array in arrays]))
+        context = _Context(session._ports)
+        context.adopt(plan, weights, state.pool)
         self.inputs: dict[str, Array] = dict(zip(session._input_names, arrays, strict=True))
         self.outputs: dict[str, Array] = {}
         for name, (shape, dtype, nbytes) in zip(session._output_names, plan.outputs, strict=True):
@@ -309,22 +327,14 @@ class Binding:
             _check_output(name, array, shape, dtype)
             self._check_overlap(name, array)
             self.outputs[name] = array
-        context.inputs[: len(arrays)] = [address_of(array) for array in arrays]
-        context.outputs[: len(self.outputs)] = [address_of(array) for array in self.outputs.values()]
-        self._keep = (session, weights, state, plan, context)
-        self._model_run = session._library.model_run
-        self._arguments = (
-            weights.address,
-            context.inputs_address,
-            context.outputs_address,
-            plan.dims_address,
-            context.arena_address,
-            state.pool.address,
-        )
+        ports = [*self.inputs.values(), *self.outputs.values()]
+        context.arguments[: len(ports)] = [id(array) + ELEMENTS for array in ports]
+        self._keep = (session, weights, state, plan, context, ports)
+        self._model_call, self._address = session._library.model_call, context.address
 
     def __call__(self) -> dict[str, Array]:
         """Runs the model on what `inputs` hold now. Raises InputError when a run-time guard of the model fails."""
-        status = self._model_run(*self._arguments)
+        status = self._model_call(self._address)
         if status:
             raise self._keep[0]._guard_error(status)
         return self.outputs
