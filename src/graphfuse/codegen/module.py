@@ -170,8 +170,8 @@ class _Assembler:
         self.used: set[Dim] = set()  # what occurs in the function being written
 
     def run(self) -> Module:
-        body = self._model_run()
         plan = self.plan
+        body = self._model_run() + model_call(len(plan.inputs), len(plan.outputs))
         weights = [self._embedded()] if self.embed_weights else []
         timed = [_CLOCK, self._model_run(timed=True)] if self.profile else []
         entry = "\n".join([*weights, self._arena_bytes(), self._output_shapes(), body, *timed])
@@ -270,7 +270,7 @@ class _Assembler:
             if timed:
                 w.line(f"stamps[{len(self.plan.calls)}] = gf_nanoseconds();")
             w.line("return 0;")
-        return w.text() + model_call(len(self.plan.inputs), len(self.plan.outputs))
+        return w.text()
 
     def _embedded(self) -> str:
         """The weights as an array; model_run takes it where it is given no other."""
