@@ -201,6 +201,9 @@ def test_minimum_and_maximum_keep_nan(ops: Operations, dtype: str) -> None:
     np.testing.assert_array_equal(ops.binary(f"max_{dtype}", a, b, DTYPES[dtype]), np.maximum(a, b))
     np.testing.assert_array_equal(ops.binary(f"min_{dtype}", a, b, DTYPES[dtype]), np.minimum(a, b))
     np.testing.assert_array_equal(ops.unary(f"relu_{dtype}", a, DTYPES[dtype]), np.maximum(a, 0))
+    number = np.where(np.isnan(a), -1, a).astype(a.dtype)
+    np.testing.assert_array_equal(ops.binary(f"maxk_{dtype}", number, b, DTYPES[dtype]), np.maximum(number, b))
+    np.testing.assert_array_equal(ops.binary(f"mink_{dtype}", number, b, DTYPES[dtype]), np.minimum(number, b))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

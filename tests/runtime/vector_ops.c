@@ -62,7 +62,7 @@ GF_INTS(INTEGERS)
 #define FLOATS(T, C, S, U)                                                                                  \
     UNARY(isnan_##T, gf_isnan_##T, T, C, bool, uint8_t) UNARY(isinf_##T, gf_isinf_##T, T, C, bool, uint8_t) \
     B1(copysign, T, C) U1(floor, T, C) U1(ceil, T, C) U1(round, T, C) U1(trunc, T, C) U1(sqrt, T, C)        \
-    U1(recip, T, C) U1(rsqrt, T, C)
+    U1(recip, T, C) U1(rsqrt, T, C) B1(maxk, T, C) B1(mink, T, C)
 GF_FLOATS(FLOATS)
 
 #define LIBM(NAME) U1(NAME, f64, double)

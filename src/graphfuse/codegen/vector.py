@@ -339,6 +339,8 @@ def call_text(e: Call, args: list[str]) -> str:
         return f"{args[0]} / {args[1]}"
     if e.fn == "reciprocal" and is_float(operand):
         return f"gf_splat_{name}(1) / {args[0]}"
+    if e.fn in ("max", "min") and is_float(operand) and (k := _number(e)) is not None:
+        return f"gf_{e.fn}k_{name}({args[k]}, {args[1 - k]})"
     if e.fn == "floordiv":
         return f"gf_div_{name}(gf_sub_{name}({args[0]}, gf_mod_{name}({args[0]}, {args[1]})), {args[1]})"
     if e.fn == "floormod":
@@ -346,6 +348,12 @@ def call_text(e: Call, args: list[str]) -> str:
     if e.fn == "cast":
         return f"gf_cast_{name}_{suffix(e.dtype)}({args[0]})"
     return f"gf_{e.fn}_{name}({', '.join(args)})"
+
+
+def _number(e: Call) -> int | None:
+    """Which of two arguments is a constant and not NaN: comparing with it takes one instruction."""
+    numbers = [k for k, a in enumerate(e.args) if isinstance(a, Const) and not math.isnan(float(a.value))]
+    return numbers[0] if numbers else None
 
 
 _SCALAR_INFIX = {

@@ -249,20 +249,25 @@ GF_MAXB(f32, float, i32, u32)
 #endif
 GF_MAXB(f64, double, i64, u64)
 
-/* gf_max, gf_min: NaN where either is NaN (ONNX, numpy). gf_relu: max(x, 0), NaN for NaN. Of two zeros either. */
+/* gf_max, gf_min: NaN where either is NaN (ONNX, numpy); gf_maxk, gf_mink: the same where k is known not to be NaN, in
+ * one instruction. gf_relu: max(x, 0), NaN for NaN. Of two zeros either. */
 #if !defined(__SSE2__) && __has_builtin(__builtin_elementwise_maximum) && __has_builtin(__builtin_elementwise_minimum)
 /* NEON and wasm have this as one instruction */
 #define GF_FLOAT_MINMAX(T, C, S, U)                                                                             \
     GF_INLINE gf_##T gf_max_##T(gf_##T a, gf_##T b) { return __builtin_elementwise_maximum(a, b); }             \
     GF_INLINE gf_##T gf_min_##T(gf_##T a, gf_##T b) { return __builtin_elementwise_minimum(a, b); }             \
-    GF_INLINE gf_##T gf_relu_##T(gf_##T a) { return gf_max_##T(a, (gf_##T){0}); }
+    GF_INLINE gf_##T gf_maxk_##T(gf_##T k, gf_##T a) { return gf_max_##T(k, a); }                               \
+    GF_INLINE gf_##T gf_mink_##T(gf_##T k, gf_##T a) { return gf_min_##T(k, a); }
 #else
 #define GF_FLOAT_MINMAX(T, C, S, U)                                                                                    \
     GF_INLINE gf_##T gf_max_##T(gf_##T a, gf_##T b) { return gf_pick_##T((gf_##S)(a != a), a, gf_maxb_##T(a, b)); }    \
     GF_INLINE gf_##T gf_min_##T(gf_##T a, gf_##T b) { return gf_pick_##T((gf_##S)(a != a), a, gf_minb_##T(a, b)); }    \
-    GF_INLINE gf_##T gf_relu_##T(gf_##T a) { return gf_maxb_##T((gf_##T){0}, a); }
+    GF_INLINE gf_##T gf_maxk_##T(gf_##T k, gf_##T a) { return gf_maxb_##T(k, a); }                                     \
+    GF_INLINE gf_##T gf_mink_##T(gf_##T k, gf_##T a) { return gf_minb_##T(k, a); }
 #endif
+#define GF_RELU(T, C, S, U) GF_INLINE gf_##T gf_relu_##T(gf_##T a) { return gf_maxk_##T((gf_##T){0}, a); }
 GF_FLOATS(GF_FLOAT_MINMAX)
+GF_FLOATS(GF_RELU)
 
 /* ---- horizontal reductions: lane i meets lane i ^ h for h = GF_W/2 .. 1, so the order is fixed ---- */
 #if __has_builtin(__builtin_shufflevector)
