@@ -12,7 +12,7 @@ import numpy as np
 
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product
+from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product, same
 from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, DType, c_type, item_bytes, suffix
 from graphfuse.ops.tensor import Tensor, Window
 from graphfuse.plan.site import ContractionSite, KernelCode, Lines, Packed
@@ -95,8 +95,8 @@ class Gemm:
             rows_per_line=out[3],
         )
 
-    def emit(self, site: ContractionSite, target: Target) -> KernelCode:
-        return _Plan(site, target).emit()
+    def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
+        return _Plan(site, target, any_rows).emit()
 
 
 def _not_pointwise(window: Window) -> str | None:
@@ -136,7 +136,7 @@ def operands_of(site: ContractionSite) -> Operands:
 class _Plan:
     """Everything decided about one product before it is written."""
 
-    def __init__(self, site: ContractionSite, target: Target) -> None:
+    def __init__(self, site: ContractionSite, target: Target, any_rows: bool = False) -> None:
         self.site = site
         self.target = target
         self.dtype: DType = site.contraction.dtype
@@ -154,14 +154,9 @@ class _Plan:
             target, self.dtype, self.rows.count, vectors, most_rows=most_rows, wide_k=k_bytes * 2 > target.l1
         )
         self.width = self.tile.vectors * self.lanes
-        self.variants = row_variants(self.rows.count, self.tile.rows)
-
-    @property
-    def row_grain(self) -> int:
-        count = self.rows.count
-        if self.rows.outer and isinstance(count, int) and count % self.tile.rows:
-            return count  # tiles start anew in every item: only whole items split without another tile height
-        return self.tile.rows
+        # Tiles start anew in every item: where they do not fill it, a range of rows begins and ends anywhere in one.
+        uneven = bool(self.rows.outer) and not same(self.rows.count % self.tile.rows, 0)
+        self.variants = row_variants(self.rows.count, self.tile.rows, any_rows or uneven)
 
     @property
     def prefetch(self) -> bool:
@@ -191,7 +186,7 @@ class _Plan:
             dims=fn.params.dims,
             rows=dims.total,
             work=mul(2, product([dims.total, o.k, o.n])),
-            row_grain=self.row_grain,
+            row_grain=self.tile.rows,
             columns=columns,
             scratch=scratch,
             describe=f"gemm {self.tile.rows}x{self.width} tiles, {kind}",

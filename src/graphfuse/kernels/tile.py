@@ -55,19 +55,21 @@ def step_cycles(tile: Tile) -> float:
 def choose_tile(
     target: Target, dtype: DType, rows: Dim, vectors: Dim, *, most_rows: int = 32, wide_k: bool = False
 ) -> Tile:
-    """The tile that wastes least on `rows` by `vectors`; an unknown number of rows counts as many.
+    """The tile that wastes least on `rows` by `vectors`; an unknown number of rows counts as its estimate and as many.
 
     `wide_k`: a vector's column of B is so long that panels come from L2 and not from L1.
     """
-    m = rows if isinstance(rows, int) else 1000 * estimate(rows)
+    m = estimate(rows)
     n = vectors if isinstance(vectors, int) else 1000 * estimate(vectors)
     best: tuple[float, Tile] | None = None
     for v in range(1, min(8, n) + 1):
-        for r in range(1, min(most_rows, m) + 1):
+        for r in range(1, (min(most_rows, m) if isinstance(rows, int) else most_rows) + 1):
             tile = Tile(r, v)
             if not fits(tile, target, dtype):
                 continue
             total = _total_cycles(tile, m, n, wide_k)
+            if not isinstance(rows, int):
+                total += _total_cycles(tile, 1000 * m, n, wide_k) / 1000
             if best is None or total < best[0] * 0.999:
                 best = (total, tile)
     assert best is not None
@@ -87,18 +89,15 @@ def _total_cycles(tile: Tile, m: int, n: int, wide_k: bool) -> float:
     return total
 
 
-def row_variants(rows: Dim, tile_rows: int) -> list[int]:
+def row_variants(rows: Dim, tile_rows: int, any_rows: bool = False) -> list[int]:
     """The tile heights to emit, largest first; together they cover every range that starts at a multiple of
-    `tile_rows` and ends at one or at `rows`.
+    `tile_rows` and ends at one or at `rows`, or with `any_rows` every range.
     """
-    if isinstance(rows, int):
-        tail = rows % tile_rows
-        return ([tile_rows] if rows >= tile_rows else []) + ([tail] if tail else [])
-    heights = []
-    while tile_rows > 0:
-        heights.append(tile_rows)
-        tile_rows //= 2
-    return heights
+    tails = {estimate(rows) % tile_rows} - {0}
+    if isinstance(rows, int) and not any_rows:
+        return ([tile_rows] if rows >= tile_rows else []) + list(tails)
+    halves = [tile_rows >> k for k in range(tile_rows.bit_length())]
+    return sorted({*halves, *tails}, reverse=True)
 
 
 # ---------------------------------------------------------------- arithmetic
