@@ -22,7 +22,7 @@ from graphfuse.codegen.module import Module, assemble
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, fuse
 from graphfuse.importers.onnx import import_onnx
-from graphfuse.kernels import CONTRACTION_KERNELS, rows
+from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.plan.planner import Plan, plan
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.preamble import pool_source, preamble
@@ -32,7 +32,7 @@ from graphfuse.toolchain.compiler import find_compiler
 HEADER = '<ir_version: 10, opset_import: ["": 21]>\n'
 GUARD = 256  # bytes around every output and the arena that must not change
 STRICT = ("-Wall", "-Wextra", "-Werror")
-_FACE = re.compile(r"\bmodel_(run|arena_bytes|output_shapes)\b")
+_FACE = re.compile(r"\bmodel_(run|call|arena_bytes|output_shapes)\b")
 
 
 @dataclass
@@ -66,7 +66,7 @@ def emitted(model: ir.Model | Fusion, cpu: str = "native") -> Emitted:
     """The graph through fuse, plan and emit, with no rewrite before."""
     target = target_for(cpu)
     fusion = model if isinstance(model, Fusion) else fused(model)
-    planned = plan(fusion, CONTRACTION_KERNELS, rows.emit, target)
+    planned = plan(fusion, CONTRACTION_KERNELS, rows.emit, target, nests=NEST_KERNELS)
     module = assemble(planned, (preamble(target.lanes, False), preamble(target.lanes, True)), pool_source())
     return Emitted(fusion, planned, module, target)
 

@@ -100,10 +100,12 @@ def test_against_float64(configuration: Configuration, subtests: pytest.Subtests
     check_all(CASES, KERNEL, configuration, subtests)
 
 
-def test_rows_in() -> None:
+def test_lines() -> None:
     site = conv((1, 3, 31, 29), 8, window((7, 7), strides=(2, 2), dilations=(2, 1), pads=((3, 3), (3, 3)))).site()
-    assert KERNEL.rows_in(site, 0, 1) == (-3, 10)
-    assert KERNEL.rows_in(site, 4, 6) == (5, 20)
+    lines = KERNEL.lines(site, X86)
+    assert lines is not None
+    assert (lines.height, lines.source_height) == (13, 31)
+    assert (lines.stride, lines.before, lines.extent) == (2, 3, 13)
 
 
 def test_refusals_name_the_reason() -> None:

@@ -73,13 +73,6 @@ def test_against_float64(configuration: Configuration, subtests: pytest.Subtests
     check_all(CASES, KERNEL, configuration, subtests)
 
 
-def test_rows_in() -> None:
-    site = conv_transpose((1, 3, 9, 9), 8, window((4, 4), strides=(2, 2), pads=ONE)).site()
-    # Line o takes taps of the lines (o + 1 - tap) / 2.
-    assert KERNEL.rows_in(site, 0, 1) == (-1, 1)
-    assert KERNEL.rows_in(site, 4, 6) == (1, 4)
-
-
 def test_refuses_other_contractions() -> None:
     from .cases import conv
 

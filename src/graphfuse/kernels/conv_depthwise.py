@@ -36,7 +36,7 @@ class ConvDepthwise:
         """Rows are output lines."""
         return lines_of(site)
 
-    def emit(self, site: ContractionSite, target: Target) -> KernelCode:
+    def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
         return self._plan(site, target).emit()
 
     def _plan(self, site: ContractionSite, target: Target) -> SlidingPlan:

@@ -15,7 +15,7 @@ from graphfuse.target import Target
 
 from .function import Function
 from .implicit import ImplicitPlan, ImplicitWriter
-from .tile import Lanes, Tile
+from .tile import Lanes, Tile, with_weights
 from .window import geometry, lines_of, refusal, taps_in_range
 
 
@@ -29,20 +29,22 @@ class ConvDirect:
         return refusal(site, "conv")
 
     def cost(self, site: ContractionSite, target: Target) -> float:
-        """Microseconds on one thread: padded multiply-adds at 80 % of two vectors a cycle and 3 GHz, and the copies."""
+        """Microseconds on one thread: padded multiply-adds at 80 % of two vectors a cycle and 3 GHz, the weights where
+        they take longer, and the copies."""
         p = _Plan(site, target)
         g = p.g
         columns = g.groups * -(-p.group_out // p.lanes) * p.lanes
         products = estimate(product([g.lines, g.out[2], columns, p.k]))
         lanes = target.lanes * 4 / item_bytes(p.dtype)
         copied = 0.0 if p.direct else estimate(product([g.batch, *g.size, g.channels])) / 8e3
-        return products / (0.8 * 2 * lanes * 3e3) + copied + 1.0
+        weights = columns * p.k * item_bytes(p.dtype)
+        return with_weights(products / (0.8 * 2 * lanes * 3e3), weights) + copied + 1.0
 
     def lines(self, site: ContractionSite, target: Target) -> Lines | None:
         """Rows are output lines."""
         return lines_of(site)
 
-    def emit(self, site: ContractionSite, target: Target) -> KernelCode:
+    def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
         p = _Plan(site, target)
         fn = Function(site, site.index[1])
         _Writer(p, fn).write(fn.body)

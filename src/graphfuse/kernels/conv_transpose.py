@@ -44,7 +44,7 @@ class ConvTranspose:
         """Its rows are not lines of one output after the other."""
         return None
 
-    def emit(self, site: ContractionSite, target: Target) -> KernelCode:
+    def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
         p = _Plan(site, target)
         fn = Function(site, site.index[1])
         _Writer(p, fn).write(fn.body)

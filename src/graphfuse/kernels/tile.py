@@ -89,6 +89,16 @@ def _total_cycles(tile: Tile, m: int, n: int, wide_k: bool) -> float:
     return total
 
 
+def with_weights(products: float, weight_bytes: float) -> float:
+    """Microseconds on one of two threads, for products that take so many, when the weights come from memory.
+
+    In a network the weights were last used a run ago. What memory feeds is shared, and most of it is hidden behind the
+    products.
+    """
+    streamed = 2 * weight_bytes / 23e3
+    return float((products**4 + streamed**4) ** 0.25)
+
+
 def row_variants(rows: Dim, tile_rows: int, any_rows: bool = False) -> list[int]:
     """The tile heights to emit, largest first; together they cover every range that starts at a multiple of
     `tile_rows` and ends at one or at `rows`, or with `any_rows` every range.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
@@ -17,10 +18,10 @@ from graphfuse.fuse.regions import VIEWS, Fusion, Region
 from graphfuse.graph.dims import Dim, assuming, same
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
-from graphfuse.ops.tensor import Concat, Expand, Map, Pad, Reshape, Slice, Tensor, Transpose
+from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reshape, Slice, Tensor, Transpose
 from graphfuse.plan.layout import Layouts
 from graphfuse.plan.memory import Arena, Lifetime, lay_out
-from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, accumulator
+from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, NestKernel, NestSite, accumulator
 from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
 
@@ -39,6 +40,7 @@ class Call:
     results: Sequence[View] = ()  # of a contraction: where its outputs are
     lines: Lines | None = None  # what its rows are, where they are lines of images
     cost: float = 0.0  # predicted microseconds on one thread, of a contraction
+    for_any_rows: Callable[[], KernelCode] | None = None  # the code anew, for ranges of rows that keep to no grain
     parts: tuple[Call, ...] = ()  # the calls that run strip by strip in this one
 
     @property
@@ -69,19 +71,33 @@ class Plan:
         return [step for call in self.calls for step in (call.parts or (call,))]
 
 
-def plan(fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str = "") -> Plan:
-    """Plan the fused program. Raises UnsupportedModelError when no kernel accepts a contraction."""
+def plan(
+    fusion: Fusion,
+    kernels: Sequence[Kernel],
+    rows: RowsEmitter,
+    target: Target,
+    where: str = "",
+    nests: Sequence[NestKernel] = (),
+) -> Plan:
+    """Plan the fused program. Raises UnsupportedModelError when no kernel accepts a contraction or a loop nest."""
     with assuming(fusion.program.one_item):
-        return _Planner(fusion, kernels, rows, target, where).run()
+        return _Planner(fusion, kernels, rows, target, where, nests).run()
 
 
 class _Planner:
     def __init__(
-        self, fusion: Fusion, kernels: Sequence[Kernel], rows: RowsEmitter, target: Target, where: str
+        self,
+        fusion: Fusion,
+        kernels: Sequence[Kernel],
+        rows: RowsEmitter,
+        target: Target,
+        where: str,
+        nests: Sequence[NestKernel],
     ) -> None:
         self.fusion = fusion
         self.program = fusion.program
         self.kernels = kernels
+        self.nests = nests
         self.rows = rows
         self.target = target
         self.where = where
@@ -297,12 +313,12 @@ class _Planner:
             return
         if region.kind == "contraction":
             call = self._plan_contraction(region)
-        elif region.kind == "rows":
+        elif region.kind == "opaque":
+            call = self._plan_nest(region)
+        else:
             program = schedule(region)
             views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
             call = Call(self.rows(program, views, self.target), region.name, (), region, "rows")
-        else:
-            raise NotImplementedError("opaque regions")
         if call is not None:
             call.nodes = self._nodes(region.tensors)
             self._append(call)
@@ -331,7 +347,25 @@ class _Planner:
         cost, kernel = best
         placed = [views[t] for t in region.outputs]
         lines = kernel.lines(site, self.target)
-        return Call(kernel.emit(site, self.target), region.name, (), region, kernel.name, placed, lines, cost)
+        code = kernel.emit(site, self.target)
+        for_any_rows = partial(kernel.emit, site, self.target, any_rows=True)
+        return Call(code, region.name, (), region, kernel.name, placed, lines, cost, for_any_rows)
+
+    def _plan_nest(self, region: Region) -> Call | None:
+        results = {t.prim.index: t for t in region.outputs if isinstance(t.prim, Opaque)}
+        assert isinstance(region.anchor.prim, Opaque)
+        nest = region.anchor.prim.nest
+        views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
+        site = NestSite(nest, results, views, self.program.constant)
+        reasons: list[str] = []
+        for kernel in self.nests:
+            reason = kernel.accepts(site, self.target)
+            if reason is None:
+                return Call(kernel.emit(site, self.target), region.name, (), region, kernel.name)
+            reasons.append(f"{kernel.name}: {reason}")
+        node, name = self.program.node_of[region.anchor], self.program.name(region.anchor)
+        self.refused.append((node.op_type, name, ", ".join(reasons) or f"there is no kernel for a {nest.name}"))
+        return None
 
     def _nodes(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         nodes = dict.fromkeys(self.program.node_of[t] for t in tensors if t in self.program.node_of)

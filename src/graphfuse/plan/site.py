@@ -13,7 +13,7 @@ import numpy as np
 from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import DType
 from graphfuse.ops.expr import Expr, Result, Var
-from graphfuse.ops.tensor import Contract, Tensor, variables
+from graphfuse.ops.tensor import Contract, Nest, Tensor, variables
 from graphfuse.plan.view import View
 from graphfuse.target import Target
 
@@ -88,6 +88,7 @@ class KernelCode:
     scratch: Dim = 0  # bytes per thread, 64-byte aligned
     describe: str = ""  # one line for the ledger, e.g. "gemm 14x32 tiles, packed weights"
     parts: tuple[KernelCode, ...] = ()  # kernels whose functions the source calls
+    repeat: Dim = 1  # so many calls, each after the one before; unless 1, d[0] is the number of the call
 
     @property
     def name(self) -> str:
@@ -117,6 +118,28 @@ class Lines:
     lines_per_row: int = 1
 
 
+@dataclass
+class NestSite:
+    """A loop nest, the results that are wanted by their index, and where they and what it reads live."""
+
+    nest: Nest
+    results: dict[int, Tensor]
+    views: dict[Tensor, View]
+    constants: Callable[[Tensor], np.ndarray | None]
+
+
+class NestKernel(Protocol):
+    """A way to compute a family of loop nests. The code may point to arena buffers of its own making."""
+
+    name: str
+    error_class: str
+
+    def accepts(self, site: NestSite, target: Target) -> str | None:
+        """None when it can, else the reason why not."""
+
+    def emit(self, site: NestSite, target: Target) -> KernelCode: ...
+
+
 class Kernel(Protocol):
     """A way to compute a site.
 
@@ -135,7 +158,8 @@ class Kernel(Protocol):
     def lines(self, site: ContractionSite, target: Target) -> Lines | None:
         """What its rows are, None when they are no lines of images."""
 
-    def emit(self, site: ContractionSite, target: Target) -> KernelCode: ...
+    def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
+        """The kernel. any_rows: it is called for ranges of rows that keep to no grain."""
 
 
 SIGNATURE = (

@@ -9,14 +9,15 @@ among those the fastest.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 from graphfuse.graph.dims import Dim, assuming, estimate, mul, product, same
 from graphfuse.graph.dtypes import item_bytes
-from graphfuse.plan.memory import lay_out
+from graphfuse.plan.memory import aligned, lay_out
 from graphfuse.plan.planner import Call, Plan, lifetimes
 from graphfuse.plan.site import KernelCode, Lines, Packed
 from graphfuse.plan.view import Buffer, View
@@ -70,17 +71,19 @@ def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str) -> Pl
     """The plan with calls made one where that pays, its arena laid out anew. optimize: "speed" or "memory"."""
     with assuming(plan.one_item):
         chains = _Chooser(plan.calls, writer, target, optimize).run()
-        calls = [_joined(plan.calls[c.first : c.last + 1], writer, c.height) for c in chains]
+        calls = [join(plan.calls[c.first : c.last + 1], writer, c.height) for c in chains]
         return replace(plan, calls=calls, arena=lay_out(lifetimes(calls)))
 
 
-def _joined(calls: Sequence[Call], writer: Writer, height: int) -> Call:
+def join(calls: Sequence[Call], writer: Writer, height: int) -> Call:
+    """Calls, each of which reads the one before, as one call in strips of so many rows of the last; one as it is."""
     if len(calls) == 1:
         return calls[0]
     nodes = tuple(dict.fromkeys(name for call in calls for name in call.nodes))
     label = " > ".join(call.label for call in calls)
-    code = writer.emit([_link(call) for call in calls], height)
-    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=tuple(calls))
+    parts = tuple(replace(call, code=call.for_any_rows()) if call.for_any_rows else call for call in calls)
+    code = writer.emit([_link(call) for call in parts], height)
+    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=parts)
 
 
 def _link(call: Call) -> Link:
@@ -88,8 +91,17 @@ def _link(call: Call) -> Link:
     return Link(call.code, call.lines, call.results[0])
 
 
-def why_apart(first: Call, second: Call, readers: Callable[[Buffer], int]) -> str | None:
-    """Why two neighbouring calls cannot run strip by strip; None when they can. `readers` counts calls of a buffer."""
+def links(calls: Sequence[Call]) -> list[bool]:
+    """For every call but the last, whether it can run strip by strip with the next."""
+    uses: dict[Buffer, int] = {}
+    for call in calls:
+        for buffer in call.buffers:
+            uses[buffer] = uses.get(buffer, 0) + 1
+    return [why_apart(a, b, uses) is None for a, b in pairwise(calls)]
+
+
+def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | None:
+    """Why two neighbouring calls cannot run strip by strip; None when they can. uses: calls that name a buffer."""
     if first.lines is None or second.lines is None:
         return "the rows of one of the two are not lines of images"
     if len(first.results) != 1:
@@ -97,7 +109,7 @@ def why_apart(first: Call, second: Call, readers: Callable[[Buffer], int]) -> st
     result = first.results[0]
     if second.lines.source != result:
         return "the second does not read the first's result as its image"
-    if result.buffer.kind != "arena" or readers(result.buffer) != 2:
+    if result.buffer.kind != "arena" or uses.get(result.buffer) != 2:
         return "the result in between is used elsewhere too"
     if not _is_image(result) or not same(second.lines.source_height, first.lines.height):
         return "the result in between has gaps between its lines"
@@ -118,14 +130,8 @@ def _is_image(view: View) -> bool:
 class _Chooser:
     def __init__(self, calls: Sequence[Call], writer: Writer, target: Target, optimize: str) -> None:
         self.calls, self.writer, self.target, self.optimize = calls, writer, target, optimize
-        self.spans: dict[Buffer, tuple[int, int]] = {}
-        self.uses: dict[Buffer, int] = {}
-        for k, call in enumerate(calls):
-            for buffer in call.buffers:
-                self.spans[buffer] = (self.spans.get(buffer, (k, k))[0], k)
-                self.uses[buffer] = self.uses.get(buffer, 0) + 1
-        self.sizes = {b: estimate(b.bytes) for b in self.spans if b.kind == "arena"}
-        self.linked = [why_apart(a, b, lambda buffer: self.uses.get(buffer, 0)) is None for a, b in pairwise(calls)]
+        self.linked = links(calls)
+        self.born, self.dead = _bytes_over_time(calls)
 
     def run(self) -> list[Chain]:
         options = [list(self._chains_from(k)) for k in range(len(self.calls))]
@@ -134,7 +140,8 @@ class _Chooser:
         return self._best(options, limit=int(self._least_live(options) * _SLACK))
 
     def _chains_from(self, first: int) -> Iterator[Chain]:
-        yield Chain(first, first, live=self._live(first, first))
+        own = estimate(self.calls[first].code.scratch) * self.target.cores
+        yield Chain(first, first, live=self._live(first, first) + own)
         last = first
         while last + 1 < len(self.calls) and last - first + 1 < LONGEST and self.linked[last]:
             last += 1
@@ -143,50 +150,49 @@ class _Chooser:
     def _heights(self, first: int, last: int) -> Iterator[Chain]:
         """The chain in strips of every height that fits in the cache of a core, or of one."""
         members = self.calls[first : last + 1]
-        links = [_link(call) for call in members]
+        chain = [_link(call) for call in members]
         most = _rows(members[-1])
         for height in _HEIGHTS:
-            scratch = estimate(self.writer.scratch_bytes(links, height))
+            scratch = estimate(self.writer.scratch_bytes(chain, height))
             if height > 1 and (scratch > self.target.l2 // 2 or height >= 2 * most):
                 return
             gain = self._gain(members, height, scratch)
             live = self._live(first, last) + scratch * self.target.cores
             yield Chain(first, last, height, gain, live)
 
+    def _best(self, options: list[list[Chain]], limit: int | None) -> list[Chain]:
+        """The chains of most gain; without a limit only such as gain, with one only such as stay within it."""
+        gains = [0.0] + [-math.inf] * len(self.calls)
+        came: list[Chain] = []
+        by_end: list[Chain | None] = [None] * len(self.calls)
+        for k, chains in enumerate(options):
+            for c in chains:
+                allowed = c.live <= limit if limit is not None else c.first == c.last or c.gain > 0
+                if allowed and gains[k] + c.gain > gains[c.last + 1]:
+                    gains[c.last + 1] = gains[k] + c.gain
+                    by_end[c.last] = c
+        end = len(self.calls)
+        while end > 0:
+            chain = by_end[end - 1]
+            assert chain is not None, "the limit is one that some way keeps to"
+            came.append(chain)
+            end = chain.first
+        return came[::-1]
+
     # ------------------------------------------------------------------ memory
 
     def _live(self, first: int, last: int) -> int:
         """Bytes of the arena in use while calls [first, last] run as one."""
-        total = 0
-        for buffer, size in self.sizes.items():
-            begin, end = self.spans[buffer]
-            inside = first <= begin and end <= last and begin != end
-            if begin <= last and end >= first and not inside:
-                total += size
-        return total
+        held = [estimate(aligned(call.results[0].buffer.bytes)) for call in self.calls[first:last]]
+        return self.born[last] - self.dead[first] - sum(held)
 
     def _least_live(self, options: list[list[Chain]]) -> int:
         """The smallest that the largest live size can be."""
-        best: list[int] = [0] + [0] * len(self.calls)
-        for end in range(1, len(self.calls) + 1):
-            ways = [max(best[c.first], c.live) for chains in options for c in chains if c.last == end - 1]
-            best[end] = min(ways)
-        return best[-1]
-
-    def _best(self, options: list[list[Chain]], limit: int | None) -> list[Chain]:
-        """The chains of most gain among those that stay within the limit, where any do."""
-        best: list[tuple[float, list[Chain]]] = [(0.0, [])]
-        best += [(float("-inf"), []) for _ in self.calls]
+        best = [0.0] + [math.inf] * len(self.calls)
         for k, chains in enumerate(options):
             for c in chains:
-                if limit is not None and c.live > limit:
-                    continue
-                total = best[k][0] + c.gain
-                if limit is None and c.first != c.last and c.gain <= 0:
-                    continue
-                if total > best[c.last + 1][0]:
-                    best[c.last + 1] = (total, [*best[k][1], c])
-        return best[-1][1]
+                best[c.last + 1] = min(best[c.last + 1], max(best[k], c.live))
+        return int(best[-1])
 
     # ------------------------------------------------------------------ time
 
@@ -229,6 +235,15 @@ class _Chooser:
         size = estimate(member.results[0].buffer.bytes)
         kept = self.target.l2 // 2 * self.target.cores
         return 2 * max(0, size - kept) / _BYTES_PER_US
+
+
+def _bytes_over_time(calls: Sequence[Call]) -> tuple[list[int], list[int]]:
+    """For every call the bytes of the buffers first used in it or before, and of those last used before it."""
+    born, dead = [0] * len(calls), [0] * (len(calls) + 1)
+    for x in lifetimes(calls):
+        born[x.first] += estimate(x.size)
+        dead[x.last + 1] += estimate(x.size)
+    return list(accumulate(born)), list(accumulate(dead))
 
 
 def _rows(call: Call) -> int:
