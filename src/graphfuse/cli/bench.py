@@ -24,11 +24,17 @@ graphfuse bench model.onnx
 graphfuse bench model.onnx --vs onnxruntime --threads 1,2,4 --dim batch=8
 
 graphfuse bench model.onnx --seconds 10 --json
+
+graphfuse bench --limits
+
+graphfuse bench --limits model.onnx --threads 1
 """
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model file.", show_default=False)],
+    model: Annotated[
+        Path | None, typer.Argument(metavar="MODEL.onnx", help="The model file.", show_default=False)
+    ] = None,
     versus: Annotated[
         list[str], typer.Option("--vs", metavar="PEER", help="A runtime to compare with; may be repeated.")
     ] = [  # noqa: B006
@@ -42,10 +48,26 @@ def command(
     inputs: Inputs = [],  # noqa: B006
     seconds: Annotated[float, typer.Option(help="Seconds for each runtime on each number of threads.")] = 3.0,
     seed: Seed = 0,
+    limits: Annotated[
+        bool,
+        typer.Option(
+            "--limits",
+            metavar="",
+            help="Measure this machine's limits instead; of a model, how far each kernel is off.",
+        ),
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", metavar="", help="With --limits: measure anew.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Time a model against other runtimes: same inputs, same threads, in turns."""
     given, sizes, counts = load_inputs(inputs), parse_dims(dims), _counts(threads)
+    if limits:
+        from graphfuse.cli.profile import show_limits
+
+        show_limits(model, counts, given, sizes, seconds, seed, fresh, as_json)
+        return
+    if model is None:
+        raise InputError("bench needs a model file", remedy="name one, or give --limits for this machine's limits")
     names = [name for text in versus for name in text.split(",") if name]
     from graphfuse.bench import bench, render
 

@@ -1,0 +1,368 @@
+"""Where the time of a model goes: every kernel call timed inside the model's run, beside what the machine could do."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphfuse.artifact.bundle import Bundle, read_bundle
+from graphfuse.artifact.fused_model import DOMAIN
+from graphfuse.bench.inputs import accepted_inputs
+from graphfuse.bench.limits import Limits, MachineLimits, machine_limits
+from graphfuse.bench.roofline import CallCost, bound, call_costs, threads_of
+from graphfuse.codegen.module import Module
+from graphfuse.compiler import Job, run_stages
+from graphfuse.errors import InputError, InternalError
+from graphfuse.importers.checks import read_proto
+from graphfuse.ledger import Ledger
+from graphfuse.options import CompileOptions
+from graphfuse.plan.planner import Plan
+from graphfuse.plan.site import Packed
+from graphfuse.plan.view import View
+from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty
+from graphfuse.runtime.session import Session
+from graphfuse.target import missing_here, physical_cores
+
+Array = np.ndarray[Any, Any]
+
+_ROUNDS = 7
+_LEAST_RUNS = 3
+
+
+@dataclass(frozen=True)
+class CallTime:
+    """One kernel call. region: what the fuse stage calls it; nodes: the user's own names; how: the kernel in words;
+    function: its name in model.c. best, median: seconds; share: of the time of all calls; flops: float operations that
+    the model asks for; bytes: read and written at least, weights included; bound_by: "compute", a level of memory or
+    "overhead"; bound: seconds that the call takes at least there.
+    """
+
+    region: str
+    nodes: tuple[str, ...]
+    how: str
+    function: str
+    best: float
+    median: float
+    share: float
+    flops: int
+    bytes: int
+    weight_bytes: int
+    bound_by: str
+    bound: float
+
+    @property
+    def reached(self) -> float:
+        """The part of the limit that is reached, 1 for all of it."""
+        return self.bound / self.best if self.best else 0.0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """All calls of one model in order. best, median: seconds of the whole model without any clock inside; outside: the
+    seconds of a run that are in no call, at best; note: what its reader has to know.
+    """
+
+    model: str
+    inputs: dict[str, str]
+    machine: str
+    target: str
+    threads: int
+    runs: int
+    best: float
+    median: float
+    outside: float
+    calls: tuple[CallTime, ...]
+    limits: Limits
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """For machines; times in seconds, sizes in bytes."""
+        found = dataclasses.asdict(self)
+        for call, told in zip(self.calls, found["calls"], strict=True):
+            told["reached"] = call.reached
+            told["flops_per_second"] = call.flops / call.best if call.best else 0.0
+            told["bytes_per_second"] = call.bytes / call.best if call.best else 0.0
+        return found
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model built for profiling."""
+
+    name: str
+    graph: Path
+    plan: Plan
+    module: Module
+    bundle: Bundle
+    session: Session
+    ledger: Ledger
+    note: str
+    callers: tuple[str, ...] = ()  # of an artifact: the nodes of its graph that stand for whole regions
+
+    def own_name(self, node: str) -> str:
+        """The user's name for a node, without that of the region that it is in."""
+        return next((node[len(name) + 1 :] for name in self.callers if node.startswith(f"{name}/")), node)
+
+
+def profile(
+    model: Path,
+    *,
+    threads: int | None = None,
+    dims: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Array] | None = None,
+    seconds: float = 2.0,
+    seed: int = 0,
+    options: CompileOptions | None = None,
+    fresh: bool = False,
+    progress: Callable[[str], None] = lambda _: None,
+) -> tuple[Profile, MachineLimits]:
+    """Time every kernel call of a model file or an artifact, and set it beside the machine's limits.
+
+    threads: of one call, None for all cores; seconds: how long the model runs; fresh: measure the limits again. Raises
+    GraphfuseError.
+    """
+    if not 0 < seconds <= 3600:
+        raise InputError(f"{seconds} seconds are no time to measure", remedy="give more than 0 and at most 3600")
+    count = physical_cores() if threads is None else threads
+    chosen = options or CompileOptions()
+    with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
+        subject = build_subject(model, chosen, Path(folder), progress)
+        with subject.session as session:
+            session.set_threads(count)
+            arrays = accepted_inputs(session, subject.graph, inputs or {}, dims or {}, seed)
+            machine = machine_limits((1, count), fresh=fresh, options=chosen, progress=progress)
+            progress(f"timing on {count} thread{'s' * (count != 1)}")
+            run = _Run(subject, arrays, count)
+            times = run.measure(seconds)
+        found = _profile(subject, arrays, run.sizes, count, times, machine)
+    return found, machine
+
+
+def build_subject(model: Path, options: CompileOptions, folder: Path, progress: Callable[[str], None]) -> Subject:
+    """The model compiled with clocks around its calls; an artifact is compiled anew from its fused graph."""
+    artifact = model.is_dir() or model.suffix == ".gf"
+    graph = model
+    functions: list[str] | None = None
+    callers: tuple[str, ...] = ()
+    if artifact:
+        bundle = read_bundle(model)
+        graph = model / "fused.onnx"
+        functions, callers = _functions(model), _callers(graph)
+        options = dataclasses.replace(options, cpu=bundle.manifest.target.cpu_name)
+    if lacking := missing_here(options.target()):
+        what = f"code for {options.target().cpu_name} does not run on this machine"
+        raise InputError(what, why=f"it lacks {', '.join(lacking)}", remedy="profile it where it runs")
+    unverified = dataclasses.replace(options, verify=False)
+    job = Job(graph, unverified, folder / "model.gf", progress=_by_stage(progress), profile=True)
+    run_stages(job, stop_after="build")
+    bundle = read_bundle(job.output or folder)
+    name = model.name or str(model)
+    note = "" if functions is None else _difference(functions, job.ledger)
+    module: Module = job.results["emit"]
+    return Subject(name, graph, job.results["plan"], module, bundle, Session(bundle), job.ledger, note, callers)
+
+
+def _by_stage(progress: Callable[[str], None]) -> Callable[[str], None]:
+    """Tells the stages of a compilation, without their steps."""
+    told: list[str] = []
+
+    def tell(message: str) -> None:
+        stage = message.partition(" ")[0]
+        if told[-1:] != [stage]:
+            told.append(stage)
+            progress(f"compiling: {stage}")
+
+    return tell
+
+
+def _functions(artifact: Path) -> list[str]:
+    """The kernels that an artifact calls, by name."""
+    try:
+        ledger = Ledger.from_json((artifact / "ledger.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return _called(ledger)
+
+
+def _callers(graph: Path) -> tuple[str, ...]:
+    nodes = read_proto(graph).graph.node
+    return tuple(node.name for node in nodes if node.domain == DOMAIN and node.name)
+
+
+def _called(ledger: Ledger) -> list[str]:
+    return [note.text.rpartition(": ")[2] for note in ledger.notes if note.stage == "plan"]
+
+
+def _difference(functions: Sequence[str], ledger: Ledger) -> str:
+    """How far the kernels that were compiled anew are those of the artifact; empty when they are the same."""
+    mine = _called(ledger)
+    if list(functions) == mine:
+        return ""
+    same = sum(name in functions for name in mine)
+    return f"compiled anew from the artifact's graph: {same} of {len(mine)} kernel calls are those of the artifact"
+
+
+@dataclass
+class _Times:
+    """Seconds of whole runs; for each run with clocks, those of its calls in a row, and those outside of them."""
+
+    whole: list[float] = field(default_factory=list)
+    calls: list[Array] = field(default_factory=list)
+    outside: list[float] = field(default_factory=list)
+
+
+class _Run:
+    """The model with fixed buffers, called plain or with clocks."""
+
+    def __init__(self, subject: Subject, arrays: Mapping[str, Array], threads: int) -> None:
+        bundle, manifest = subject.bundle, subject.bundle.manifest
+        library = Library(bundle.library)
+        entries = ctypes.CDLL(str(bundle.library))
+        self._plain, self._profile = entries.model_run, entries.model_profile
+        self._plain.argtypes, self._profile.argtypes = (ctypes.c_void_p,) * 6, (ctypes.c_void_p,) * 7
+        self.sizes = _sizes(subject.module, arrays)
+        results = subject.session.run(None, dict(arrays))
+        pool, weights = Pool(library, threads), Weights(bundle.weights)
+        dims = np.array([self.sizes[name] for name in manifest.symbols] or [0], np.int64)
+        nbytes = library.model_arena_bytes(address_of(dims), threads)
+        arena = aligned_empty((nbytes,), np.dtype(np.uint8), nbytes)
+        given = [np.ascontiguousarray(arrays[port.name]) for port in manifest.inputs]
+        outputs = [aligned_empty(a.shape, a.dtype, a.nbytes) for a in results]
+        tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]
+        self._stamps = np.zeros(len(subject.plan.calls) + 1, np.int64)
+        self._stamps_address = address_of(self._stamps)
+        self._keep = (library, pool, weights, dims, arena, given, outputs, tables)
+        self._arguments = (
+            weights.address,
+            *map(address_of, tables),
+            address_of(dims),
+            address_of(arena),
+            pool.address,
+        )
+
+    def measure(self, seconds: float) -> _Times:
+        """Runs without clocks and with them, in turns."""
+        times = _Times()
+        for _ in range(_ROUNDS):
+            for run in (self._plain_run, self._clocked_run):
+                run(_Times())  # finds caches and threads as the turn before left them
+                end, turns = time.perf_counter() + seconds / _ROUNDS / 2, 0
+                while turns < _LEAST_RUNS or time.perf_counter() < end:
+                    run(times)
+                    turns += 1
+        return times
+
+    def _plain_run(self, times: _Times) -> None:
+        started = time.perf_counter()
+        status = self._plain(*self._arguments)
+        times.whole.append(time.perf_counter() - started)
+        self._check(status)
+
+    def _clocked_run(self, times: _Times) -> None:
+        started = time.perf_counter()
+        status = self._profile(*self._arguments, self._stamps_address)
+        whole = time.perf_counter() - started
+        self._check(status)
+        calls = np.diff(self._stamps) * 1e-9
+        times.calls.append(calls)
+        times.outside.append(max(0.0, whole - float(calls.sum())))
+
+    def _check(self, status: int) -> None:
+        if status:
+            raise InternalError(f"the profiled model returned {status}, where its session returned a result")
+
+
+def _sizes(module: Module, arrays: Mapping[str, Array]) -> dict[str, int]:
+    sizes: dict[str, int] = {}
+    for port in module.inputs:
+        for d, n in zip(port.shape, arrays[port.name].shape, strict=True):
+            if d in module.dims:
+                sizes[str(d)] = n
+    return sizes
+
+
+def _profile(
+    subject: Subject,
+    arrays: Mapping[str, Array],
+    sizes: Mapping[str, int],
+    threads: int,
+    times: _Times,
+    machine: MachineLimits,
+) -> Profile:
+    target = subject.bundle.manifest.target
+    costs = call_costs(subject.plan, sizes, target, threads, weight_sizes(subject.plan, subject.module))
+    rows = np.stack(times.calls)
+    best, median = rows.min(axis=0), np.median(rows, axis=0)
+    total = float(best.sum())
+    calls = []
+    for k, cost in enumerate(costs):
+        # Between one thread and all of them there are no limits measured: all is the higher roof.
+        shared = threads if threads_of(cost.call, sizes, threads) > 1 else 1
+        nodes = tuple(map(subject.own_name, cost.call.nodes))
+        calls.append(_call_time(cost, nodes, float(best[k]), float(median[k]), total, machine.on(shared)))
+    shown = {
+        name: f"{array.dtype.name} {'×'.join(map(str, array.shape)) or 'scalar'}" for name, array in arrays.items()
+    }
+    return Profile(
+        subject.name,
+        shown,
+        machine.machine,
+        target.key(),
+        threads,
+        len(times.whole) + len(times.calls),
+        min(times.whole),
+        statistics.median(times.whole),
+        min(times.outside),
+        tuple(calls),
+        machine.on(threads),
+        subject.note,
+    )
+
+
+def _call_time(
+    cost: CallCost, nodes: tuple[str, ...], best: float, median: float, total: float, limits: Limits
+) -> CallTime:
+    call, roof = cost.call, bound(cost, limits)
+    return CallTime(
+        call.label,
+        nodes,
+        call.code.describe or call.kernel,
+        call.code.name,
+        best,
+        median,
+        best / total if total else 0.0,
+        cost.flops,
+        cost.traffic.bytes,
+        cost.traffic.weights,
+        roof.by,
+        roof.seconds,
+    )
+
+
+def weight_sizes(plan: Plan, module: Module) -> dict[Packed, int]:
+    """Bytes of each packed constant: the module holds them in the order in which the calls first name them."""
+    arrays = iter(module.weights)
+    known: dict[object, int] = {}
+    found: dict[Packed, int] = {}
+    for call in plan.calls:
+        for pointer in call.code.pointers:
+            if isinstance(pointer, Packed):
+                key: object = (pointer.source, pointer.key)
+            elif isinstance(pointer, View) and pointer.buffer.kind == "weight":
+                key = plan.constants[pointer.buffer]
+            else:
+                continue
+            if key not in known:
+                known[key] = int(next(arrays).nbytes)
+            if isinstance(pointer, Packed):
+                found[pointer] = known[key]
+    return found
