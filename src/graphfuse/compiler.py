@@ -27,7 +27,7 @@ from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, Region, fuse
 from graphfuse.graph.text import model_text
 from graphfuse.importers.onnx import import_onnx
-from graphfuse.kernels import CONTRACTION_KERNELS, rows
+from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.account import account
@@ -110,7 +110,7 @@ def fuse_model(job: Job, model: ir.Model) -> Fusion:
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:
     kernels = [k for k in CONTRACTION_KERNELS if job.options.numerics != "strict" or k.error_class in STRICT]
-    apart = plan(fusion, kernels, rows.emit, job.target, str(job.path))
+    apart = plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS)
     options = job.options
     planned = chain_calls(apart, strip, job.target, options.optimize) if options.strips else apart
     account(fusion, planned, job.ledger)

@@ -12,7 +12,8 @@ from graphfuse.ops.expr import Const
 from graphfuse.ops.interpret import evaluate
 from graphfuse.ops.scalars import apply
 from graphfuse.ops.tensor import (
-    Opaque,
+    Evaluator,
+    Nest,
     Tensor,
     concat,
     expand,
@@ -20,6 +21,7 @@ from graphfuse.ops.tensor import (
     index_map,
     load,
     map_,
+    opaque,
     pad,
     reduce,
     reshape,
@@ -91,10 +93,27 @@ def test_symbols_take_their_values_from_the_environment() -> None:
     assert y.tolist() == [data[k, 2 * k % 3] for k in range(4)]
 
 
-def test_an_opaque_op_runs_its_own_meaning() -> None:
+class Sorting(Nest):
+    """A nest of two results: the values in order, and where each was."""
+
+    name = "sort"
+
+    def __init__(self, x: Tensor) -> None:
+        self.args = (x,)
+        self.results = ((x.shape, F32), (x.shape, I64))
+        self.runs = 0
+
+    def meaning(self, evaluator: Evaluator) -> list[np.ndarray]:
+        self.runs += 1
+        order = np.argsort(evaluator.value(self.args[0]))
+        return [evaluator.value(self.args[0])[order], order]
+
+
+def test_a_nest_runs_its_own_meaning_once() -> None:
     x = leaf(3)
-    y = Tensor((3,), F32, Opaque((x,), name="sort", meaning=lambda v: np.sort(v)))
-    assert evaluate([y], {x: np.array([3, 1, 2], np.float32)})[0].tolist() == [1, 2, 3]
+    nest = Sorting(x)
+    values, order = evaluate([opaque(nest, 0), opaque(nest, 1)], {x: np.array([3, 1, 2], np.float32)})
+    assert (values.tolist(), order.tolist(), nest.runs) == ([1, 2, 3], [1, 2, 0], 1)
 
 
 @pytest.mark.parametrize(

@@ -190,7 +190,8 @@ class _Assembler:
         for t in [*plan.inputs, *plan.outputs]:
             yield from t.shape
         for call in plan.calls:
-            yield from (call.code.rows, call.code.columns, call.code.work, call.code.scratch, *call.code.dims)
+            yield from (call.code.rows, call.code.columns, call.code.work, call.code.scratch, call.code.repeat)
+            yield from call.code.dims
             for p in call.code.pointers:
                 if isinstance(p, View):
                     yield p.offset
@@ -294,10 +295,13 @@ class _Assembler:
             w.line("};")
             dims = "NULL"
             if code.dims:
-                w.line("const int64_t d[] = {" + ", ".join(self._c(d) for d in code.dims) + "};")
+                const = "const " if code.repeat == 1 else ""
+                w.line(f"{const}int64_t d[] = {{" + ", ".join(self._c(d) for d in code.dims) + "};")
                 dims = "d"
             scratch = self._c(aligned(code.scratch))
             split = f"{self._c(code.rows)}, {code.row_grain}, {self._c(code.columns)}, {code.column_grain}"
+            if code.repeat != 1:
+                w.line(f"for (; d[0] < {self._c(code.repeat)}; ++d[0])")
             w.line(f"gf_parallel(pool, {name}, p, {dims}, {split}, {self._c(code.work)}, scratch, {scratch});")
 
     def _kernel(self, code: KernelCode) -> str:

@@ -34,6 +34,12 @@ class Params:
         """Let a pointer that is not an argument (a piece of scratch) go by this C name."""
         self._pointer_names[key] = name
 
+    def counter(self) -> str:
+        """The C text of the number of the call, for code that is called more than once; it comes ahead of all sizes."""
+        assert not self.dims, "d[0] is taken"
+        self.dims.append(0)
+        return "d[0]"
+
     def dim(self, value: Dim, hint: str = "n") -> str:
         """A size or stride as C text: a literal when known at compile time, else a run-time integer."""
         if isinstance(value, int):

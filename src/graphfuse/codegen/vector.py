@@ -225,10 +225,11 @@ class Scope:
         return text
 
     def _pointer(self, acc: Access, text: str, qualifier: str) -> str:
-        if text not in self._memo:
-            self._memo[text] = self.writer.fresh("q")
-            self.writer.line(f"{qualifier}{c_type(acc.view.dtype)} *const {self._memo[text]} = {text};")
-        return self._memo[text]
+        key = (qualifier, text)  # what is loaded from may be stored to as well
+        if key not in self._memo:
+            self._memo[key] = self.writer.fresh("q")
+            self.writer.line(f"{qualifier}{c_type(acc.view.dtype)} *const {self._memo[key]} = {text};")
+        return self._memo[key]
 
     def _term(self, text: str, stride: Dim) -> str:
         return text if stride == 1 else f"{text} * {self.context.params.dim(stride, 's')}"

@@ -20,6 +20,7 @@ from graphfuse.ops.tensor import (
     Generate,
     IndexMap,
     Map,
+    Opaque,
     Reshape,
     Slice,
     Tensor,
@@ -63,6 +64,8 @@ def _guards(t: Tensor) -> Iterator[Guard]:
         yield from _sliced(t)
     elif isinstance(t.prim, Contract):
         yield from _contracted(t)
+    elif isinstance(t.prim, Opaque):
+        yield from _looped(t)
     elif isinstance(t.prim, (IndexMap, Generate)) and not isinstance(t.prim, Transpose):
         yield from _indexed(t)
 
@@ -130,6 +133,15 @@ def _indexed(t: Tensor) -> Iterator[Guard]:
             if isinstance(e, Var):
                 n = t.shape[position.index(e)]
                 yield Guard(n, size, f"an index of size {n} into one of size {size}", at_most=True)
+
+
+def _looped(t: Tensor) -> Iterator[Guard]:
+    """What a loop nest loads at a loop's variable must be as long as the loop."""
+    assert isinstance(t.prim, Opaque)
+    for load, sizes in t.prim.nest.loads():
+        for e, size in zip(load.index, load.tensor.shape, strict=True):
+            if e in sizes:
+                yield Guard(sizes[e], size, f"sizes {size} and {sizes[e]} must be equal")
 
 
 def _surely_at_most(left: Dim, right: Dim) -> bool:

@@ -4,10 +4,11 @@ One forward pass over the tensor program. Every primitive tries to join the regi
 pointwise regions that feed it are merged in. What it may join depends on the primitives' classes alone, and every
 refusal is a verdict with its reason, which becomes the ledger's record of the edge.
 
-Two kinds of region compute:
+Three kinds of region compute:
 
 - `contraction`: a `Contract` with pointwise maps of its own shape behind it, evaluated on the accumulators;
-- `rows`: maps, index maps and reductions over one iteration space, evaluated row by row.
+- `rows`: maps, index maps and reductions over one iteration space, evaluated row by row;
+- `opaque`: the wanted results of one loop nest.
 
 Views (transpose, reshape, slice, expand) and placements (concat, pad) belong to no region: the planner resolves them
 as strides, and makes a copy only where strides can't say it.
@@ -115,6 +116,10 @@ def fuse(program: Program) -> Fusion:
 
 
 def _place(fusion: Fusion, t: Tensor) -> None:
+    nest = _nest_region(fusion, t)
+    if nest is not None:
+        _add(fusion, nest, t)
+        return
     for a in _latest_first(fusion, t.args):
         region = fusion.region_of[a]
         if t in region.tensors:
@@ -126,6 +131,17 @@ def _place(fusion: Fusion, t: Tensor) -> None:
             return
         fusion.verdicts[a, t] = verdict
     _start(fusion, t)
+
+
+def _nest_region(fusion: Fusion, t: Tensor) -> Region | None:
+    """The region of the loop nest that `t` is another result of: it reads the same, so no cycle can arise."""
+    if not isinstance(t.prim, Opaque):
+        return None
+    for region in reversed(fusion.regions):
+        prim = region.anchor.prim
+        if isinstance(prim, Opaque) and prim.nest is t.prim.nest:
+            return region
+    return None
 
 
 def _latest_first(fusion: Fusion, args: Iterable[Tensor]) -> list[Tensor]:
@@ -172,7 +188,9 @@ def _may_join(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdict |
         return Verdict("the region is full", f"{LARGEST} primitives")
     if region.kind == "opaque":
         return Verdict("the producer is a loop nest of its own", name(a))
-    if isinstance(t.prim, (Contract, Opaque)):
+    if isinstance(t.prim, Opaque):
+        return Verdict(f"a {t.prim.nest.name} is a loop nest of its own", name(t))
+    if isinstance(t.prim, Contract):
         return Verdict("a contraction starts its own region", name(t))
     if isinstance(t.prim, IndexMap):
         return Verdict("an index map reads its argument from memory", name(t))

@@ -7,13 +7,13 @@ from graphfuse.codegen.vector import Context, Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim
 from graphfuse.ops.expr import Var
-from graphfuse.plan.site import SIGNATURE, ContractionSite
+from graphfuse.plan.site import SIGNATURE, ContractionSite, NestSite
 
 
 class Function:
     """Sections of the function in order: parameters (`params`), what never changes (`root`), the loops (`body`)."""
 
-    def __init__(self, site: ContractionSite, lane: Var) -> None:
+    def __init__(self, site: ContractionSite | NestSite, lane: Var) -> None:
         whole = Writer(depth=1)
         head = whole.section()
         head.line("(void)p, (void)d, (void)r0, (void)r1, (void)c0, (void)c1, (void)scratch;")

@@ -26,6 +26,7 @@ from graphfuse.ops.tensor import (
     Generate,
     IndexMap,
     Map,
+    Nest,
     Opaque,
     Pad,
     Prim,
@@ -74,6 +75,16 @@ def topological(tensors: Sequence[Tensor]) -> list[Tensor]:
 class _Run:
     values: dict[Tensor, np.ndarray]
     env: Mapping[str, int]
+    nests: dict[Nest, list[np.ndarray]] = field(default_factory=dict)
+
+    def value(self, tensor: Tensor) -> np.ndarray:
+        return self.values[tensor]
+
+    def size(self, d: dims.Dim) -> int:
+        return dims.evaluate(d, self.env)
+
+    def element(self, e: Expr, shape: tuple[int, ...], known: Mapping[Expr, np.ndarray]) -> np.ndarray:
+        return np.broadcast_to(_Scope(self, [], shape=shape, known=known).eval(e), shape)
 
     def shape(self, tensor: Tensor) -> tuple[int, ...]:
         return tuple(dims.evaluate(d, self.env) for d in tensor.shape)
@@ -111,7 +122,9 @@ class _Run:
         if isinstance(prim, Contract):
             return contract(prim, args, shape, self.env)
         if isinstance(prim, Opaque):
-            return np.asarray(prim.meaning(*args), dtype.numpy())
+            if prim.nest not in self.nests:
+                self.nests[prim.nest] = prim.nest.meaning(self)
+            return self.nests[prim.nest][prim.index]
         raise TypeError(f"no meaning for {type(prim).__name__}")
 
     def index_map(self, prim: IndexMap, shape: tuple[int, ...]) -> np.ndarray:
@@ -147,6 +160,7 @@ class _Scope:
     args: list[np.ndarray]
     grid: dict[str, np.ndarray] = field(default_factory=dict)
     shape: tuple[int, ...] = ()
+    known: Mapping[Expr, np.ndarray] = field(default_factory=dict)
     memo: dict[int, np.ndarray] = field(default_factory=dict)
 
     def eval(self, e: Expr) -> np.ndarray:
@@ -157,6 +171,8 @@ class _Scope:
     def fresh(self, e: Expr) -> np.ndarray:
         if isinstance(e, Const):
             return np.asarray(e.value, e.dtype.numpy())
+        if e in self.known:
+            return self.known[e]
         if isinstance(e, Arg):
             return self.args[e.position]
         if isinstance(e, Var):

@@ -9,15 +9,16 @@ primitives, never op names:
 - `Generate`: output index -> element, with no data of its own (shapes, ranges, masks, weights of an interpolation);
 - `Concat`, `Pad`: several index maps put together, or one with a border;
 - `Contract`: a windowed sum of products (matrix product, convolution) or a windowed maximum or mean (pooling);
-- `Opaque`: a loop nest given as C, for the few ops that are none of these.
+- `Opaque`: a result of a loop nest with a kernel of its own (`Nest`), for the few ops that are none of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import numpy as np
 import onnx_ir as ir
 
 from graphfuse.graph.dims import Dim, add, mul, product, same, same_shape
@@ -179,17 +180,45 @@ class Window:
     count_include_pad: bool = False
 
 
-@dataclass(eq=False)
-class Opaque(Prim):
-    """A loop nest in C, for what nothing else expresses.
+class Evaluator(Protocol):
+    """What a nest's meaning may ask for; NumPy arrays throughout."""
 
-    `emit(writer, args, out)` writes the body of one function that computes the whole output;
-    `meaning(*arrays)` is the same in NumPy.
+    def value(self, tensor: Tensor) -> np.ndarray:
+        """The value of one of the nest's arguments."""
+
+    def size(self, d: Dim) -> int:
+        """The value of a dimension."""
+
+    def element(self, e: Expr, shape: tuple[int, ...], known: Mapping[Expr, np.ndarray]) -> np.ndarray:
+        """A scalar expression at every index of a space; `known` gives the leaves that are not loads or constants."""
+
+
+class Nest:
+    """A loop nest that no other primitive expresses: a kernel of its own computes all of its results in one call.
+
+    A family of such nests is a subclass (`ops/recurrence.py`); a kernel in `kernels/` that accepts the family computes
+    it. Everything that it reads is in `args`, also what its expressions load.
     """
 
-    emit: Callable[..., None] = field(repr=False, default=None)  # type: ignore[assignment]
-    name: str = "opaque"
-    meaning: Callable[..., Any] = field(repr=False, default=None)  # type: ignore[assignment]
+    name: str
+    args: tuple[Tensor, ...]
+    results: tuple[tuple[tuple[Dim, ...], DType], ...]
+
+    def meaning(self, evaluator: Evaluator) -> list[np.ndarray]:
+        """The results in NumPy."""
+        raise NotImplementedError
+
+    def loads(self) -> Iterable[tuple[Load, Mapping[Expr, Dim]]]:
+        """What the expressions load, with the loops' sizes by variable: an axis at a variable has to be as long."""
+        return ()
+
+
+@dataclass(eq=False)
+class Opaque(Prim):
+    """One result of a loop nest, `nest.results[index]`. Those of one nest are computed together, as far as wanted."""
+
+    nest: Nest
+    index: int = 0
 
 
 # ---------------------------------------------------------------- constructors used by op files
@@ -378,6 +407,18 @@ def pad(x: Tensor, before: Sequence[Dim], after: Sequence[Dim], fill: Expr) -> T
 def contract(kind: str, args: Sequence[Tensor], shape: Sequence[Dim], attrs: Any = None) -> Tensor:
     """A contraction or window fold with the given output shape; the type is that of the first argument."""
     return Tensor(tuple(shape), args[0].dtype, Contract(tuple(args), kind, attrs))
+
+
+def opaque(nest: Nest, index: int) -> Tensor:
+    """One of the results of a loop nest."""
+    shape, dtype = nest.results[index]
+    return Tensor(shape, dtype, Opaque(nest.args, nest, index))
+
+
+def constant(array: np.ndarray, name: str) -> Tensor:
+    """A tensor known at compile time that is no value of the graph, such as weights in another order."""
+    value = ir.Value(name=name, const_value=ir.tensor(np.ascontiguousarray(array).reshape(array.shape)))
+    return Tensor(array.shape, DType.from_numpy(array.dtype), None, value)
 
 
 def variables(rank: int) -> tuple[Var, ...]:
