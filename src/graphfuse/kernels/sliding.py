@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from graphfuse.codegen.vector import Scope
@@ -19,6 +18,7 @@ from graphfuse.plan.site import ContractionSite, KernelCode, Packed
 from graphfuse.target import Target
 
 from .function import Function, affine, times
+from .spans import Span, column_users, line_spans
 from .tile import Lanes, Tile, finish_tile
 from .window import Geometry, geometry, line_variables, taps_in_range, taps_with_padding
 
@@ -48,17 +48,6 @@ class Fold(Protocol):
 
     def finish(self, w: Writer, sum_: str, taps: str, dtype: DType) -> str:
         """The C variable with the window's value; `taps` = C text of the number of taps."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """Output pixels [start, stop) of a line in tiles of `width` pixels; `columns` = input columns that exist, by their
-    distance from the tile's first one, None for all."""
-
-    start: int
-    stop: int
-    width: int
-    columns: frozenset[int] | None
 
 
 class SlidingPlan:
@@ -100,24 +89,8 @@ class SlidingPlan:
 
     def spans(self) -> list[Span] | None:
         """The line as tiles known at compile time; None when sizes are unknown or the border has too many tiles."""
-        g = self.g
-        step, pad = g.strides[2], g.before[2]
-        out, size = g.out[2], g.size[2]
-        if not isinstance(out, int) or not isinstance(size, int) or not isinstance(pad, int):
-            return None
-        spans: list[Span] = []
-        for start in range(0, out, self.pixels):
-            width = min(self.pixels, out - start)
-            reach = (width - 1) * step + g.extent(2)
-            first = start * step - pad
-            existing = frozenset(j for j in range(reach) if 0 <= first + j < size)
-            columns = None if len(existing) == reach else existing
-            last = spans[-1] if spans else None
-            if last and columns is None and last.columns is None and last.width == width:
-                spans[-1] = Span(last.start, start + width, width, None)
-            else:
-                spans.append(Span(start, start + width, width, columns))
-        return spans if len(spans) <= _BORDER_TILES + 1 else None
+        spans = line_spans(self.g, self.pixels)
+        return spans if spans and len(spans) <= _BORDER_TILES + 1 else None
 
     def emit(self) -> KernelCode:
         g = self.g
@@ -273,7 +246,7 @@ class _SlidingWriter:
 
     def line_of_taps(self, w: Writer, ky: str, origin: str, pixels: int, columns: frozenset[int] | None) -> None:
         p, g, fn = self.p, self.g, self.fn
-        users = self.users(pixels, columns)
+        users = column_users(g, pixels, columns)
         if not users:
             return
         w.line(f"const {self.c} *q = line + {self.tap_place(ky, origin)};")
@@ -290,17 +263,6 @@ class _SlidingWriter:
                 steps = [p.fold.step(f"c{pixel}_{v}", "s", f"w{kx}_{v}", p.dtype) for pixel, kx in group]
                 source = f"q + {times(j, g.x_space[2], fn.params)}"
                 w.line(f"{{ const {vector_type(p.dtype)} s = {self.load(source, v)}; {' '.join(steps)} }}")
-
-    def users(self, pixels: int, columns: frozenset[int] | None) -> dict[int, list[tuple[int, int]]]:
-        """Input column (distance from the tile's first) -> the (pixel, tap) pairs that use it."""
-        g = self.g
-        found: dict[int, list[tuple[int, int]]] = {}
-        for pixel in range(pixels):
-            for kx in range(g.kernel[2]):
-                j = pixel * g.strides[2] + kx * g.dilations[2]
-                if columns is None or j in columns:
-                    found.setdefault(j, []).append((pixel, kx))
-        return dict(sorted(found.items()))
 
     def pixel(self, w: Writer, lanes: Lanes, lines: tuple[str, str] | None) -> None:
         """One output pixel from ox on, taps as loops over those that exist."""
