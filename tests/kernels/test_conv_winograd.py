@@ -1,6 +1,7 @@
 """Winograd convolutions: exact transforms, every shape against float64 within a derived bound, NaN and infinity.
 
-What the method can and cannot promise. All pixels of a tile come from sums over its whole (m+2) x (m+2) input:
+What the method can and cannot promise. All pixels of a tile come from sums over its whole input, two lines and two
+pixels larger:
 
 - Errors are relative to the largest numbers in the tile, not to those under a pixel's own window.
 - A pixel that is NaN or infinite spoils outputs of the tiles that read it, and nothing else. An output whose window
@@ -16,7 +17,7 @@ import copy
 import struct
 import subprocess
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,11 +28,13 @@ import sympy
 from graphfuse.graph.dims import add, evaluate
 from graphfuse.graph.dtypes import F64
 from graphfuse.kernels import conv_direct
-from graphfuse.kernels.conv_winograd import KERNEL, tile_size, transforms
+from graphfuse.kernels.conv_winograd import KERNEL, SIZES, ConvWinograd
 from graphfuse.kernels.window import geometry
+from graphfuse.kernels.winograd import transforms
 from graphfuse.ops.tensor import Window
 from graphfuse.plan.site import Kernel, Packed
 from graphfuse.runtime.preamble import preamble
+from graphfuse.target import Target, target_for
 from graphfuse.toolchain.compiler import find_compiler
 
 from .cases import conv, window
@@ -135,7 +138,7 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("m", [2, 4])
 def test_transforms_are_exact(m: int) -> None:
     """output @ ((weights g) * (data d)) is bilinear in g and d, so equality for all unit vectors is a proof."""
-    output, weights, data = transforms(m)
+    output, weights, data = transforms(m, 3)
     a = m + 2
     assert all(float(np.float32(c)) == c for row in data for c in row)
     assert all(1 <= max(map(abs, row)) < 2 for row in data)
@@ -147,7 +150,7 @@ def test_transforms_are_exact(m: int) -> None:
 
 @pytest.mark.parametrize("m", [2, 4])
 def test_two_dimensions_are_the_transform_of_both(m: int) -> None:
-    output, weights, data = (np.array(t, dtype=object) for t in transforms(m))
+    output, weights, data = (np.array(t, dtype=object) for t in transforms(m, 3))
     rng = np.random.default_rng(m)
     g, d = (np.vectorize(Fraction)(rng.integers(-9, 9, shape)) for shape in ((3, 3), (m + 2, m + 2)))
     got = output @ ((weights @ g @ weights.T) * (data @ d @ data.T)) @ output.T
@@ -158,9 +161,9 @@ def test_two_dimensions_are_the_transform_of_both(m: int) -> None:
 def test_weights_are_rounded_once() -> None:
     case = conv((1, 16, 28, 28), 16, SAME)
     (w,) = case.constants.values()
-    (packed,) = (p for p in emit(case, KERNEL, X86).pointers if isinstance(p, Packed))
+    (packed,) = (p for p in emit(case, ConvWinograd([(4, 4)]), X86).pointers if isinstance(p, Packed))
     first = packed.arrange(w).reshape(6, 6, -1)[:, :, 0]
-    _, g, _ = transforms(4)
+    _, g, _ = transforms(4, 3)
     taps = [[Fraction(float(tap)) for tap in row] for row in w[0, 0]]
     for p, q in np.ndindex(6, 6):
         exact = sum(g[p][i] * taps[i][j] * g[q][j] for i in range(3) for j in range(3))
@@ -171,27 +174,52 @@ def test_weights_are_rounded_once() -> None:
 # ---------------------------------------------------------------- the kernel
 
 
-def bound(case: Case) -> np.ndarray:
+@dataclass(frozen=True)
+class SmallCaches(Configuration):
+    """So small that the sums of all positions do not fit beside a block's input."""
+
+    @property
+    def target(self) -> Target:
+        return replace(super().target, l2=1 << 12, l3=1 << 20)
+
+
+def size_of(case: Case, configuration: Configuration, kernel: ConvWinograd = KERNEL) -> tuple[int, int]:
+    """Lines and pixels of an output tile."""
+    plan = kernel.plan(case.site(), configuration.target)
+    return plan.my, plan.mx
+
+
+def magnitudes(m: int) -> list[np.ndarray]:
+    """|A|, |G|, |D| of an axis; lines that are not transformed are summed tap by tap."""
+    if m == 1:
+        return [np.ones((1, 3)), np.eye(3), np.eye(3)]
+    return [np.abs(np.array(t, np.float64)) for t in transforms(m, 3)]
+
+
+def bound(case: Case, size: tuple[int, int]) -> np.ndarray:
     """How far each sum may be from the exact one, to first order, whatever the order of operations.
 
     With A, G, D the output, weight and input transforms: (C + 17) u |A| sum_c(|G||w||G|' * |D||x||D|') |A|'. On the
     way to an output an element is rounded at most 3 times in each dimension of the input's transform, once as a
-    weight, C times in product and sums, 5 times in each dimension of the output's transform.
+    weight, C times in product and sums (three times as many where lines are not transformed), 5 times in each
+    dimension of the output's transform.
     """
-    g, m = geometry(case.site()), tile_size(geometry(case.site()))
+    g = geometry(case.site())
     x, w = operands(case)
     image = np.abs(x).reshape(*x.shape[:2], *(evaluate(d, case.env) for d in g.size[1:]))
     spatial, before = ([evaluate(d, case.env) for d in dims[1:]] for dims in (g.out, g.before))
-    reach = [-(-n // m) * m + 2 for n in spatial]
+    reach = [-(-n // m) * m + 2 for n, m in zip(spatial, size, strict=True)]
     after = [max(0, r - b - n) for r, b, n in zip(reach, before, image.shape[2:], strict=True)]
     image = np.pad(image, [(0, 0), (0, 0), *zip(before, after, strict=True)])[:, :, : reach[0], : reach[1]]
-    output, weights, data = (np.abs(np.array(t, np.float64)) for t in transforms(m))
-    tiles = np.lib.stride_tricks.sliding_window_view(image, (m + 2, m + 2), (2, 3))[:, :, ::m, ::m]
-    taps = weights @ np.abs(w).reshape(*w.shape[:2], 3, 3) @ weights.T
-    sums = output @ np.einsum("ncyxpq,ocpq->noyxpq", data @ tiles @ data.T, taps, optimize=True) @ output.T
+    (a_y, g_y, d_y), (a_x, g_x, d_x) = map(magnitudes, size)
+    window_shape = (size[0] + 2, size[1] + 2)
+    tiles = np.lib.stride_tricks.sliding_window_view(image, window_shape, (2, 3))[:, :, :: size[0], :: size[1]]
+    taps = g_y @ np.abs(w).reshape(*w.shape[:2], 3, 3) @ g_x.T
+    sums = a_y @ np.einsum("ncyxpq,ocpq->noyxpq", d_y @ tiles @ d_x.T, taps, optimize=True) @ a_x.T
     whole = sums.transpose(0, 1, 2, 4, 3, 5).reshape(*sums.shape[:2], reach[0] - 2, reach[1] - 2)
     pixels = whole[:, :, : spatial[0], : spatial[1]]
-    return (x.shape[1] + 17) * UNIT * pixels.reshape([evaluate(d, case.env) for d in case.out.shape])
+    terms = x.shape[1] * (3 if size[0] == 1 else 1)
+    return (terms + 17) * UNIT * pixels.reshape([evaluate(d, case.env) for d in case.out.shape])
 
 
 def operands(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -200,18 +228,18 @@ def operands(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return Memory(case).strided(case.views[x]).astype(np.float64), case.constants[w].astype(np.float64)
 
 
-def check_error(case: Case, actual: np.ndarray) -> None:
+def check_error(case: Case, actual: np.ndarray, size: tuple[int, int]) -> None:
     """Fails where a result is farther from the reference than its bound; an epilogue adds two roundings."""
     expected = reference(case)
-    allowed = SLOPE.get(case.epilogue, 1.0) * (1.1 * bound(case) + 16 * UNIT)
+    allowed = SLOPE.get(case.epilogue, 1.0) * (1.1 * bound(case, size) + 16 * UNIT)
     worst = np.max(np.abs(actual - expected) / allowed)  # NaN is not below 1
     assert worst <= 1, f"{worst:.3g} times the bound, {np.abs(actual - expected).max():.3g} off"
 
 
-def check(built: Built) -> None:
+def check(built: Built, size: tuple[int, int]) -> None:
     """A case whole and split, against the reference."""
     whole = built.run()
-    check_error(built.case, whole)
+    check_error(built.case, whole, size)
     for split in built.splits():
         assert np.array_equal(whole, built.run(split)), f"other bits when split as {split}"
 
@@ -227,26 +255,50 @@ def build_one(case: Case, configuration: Configuration, kernel: Kernel = KERNEL)
     return build({"case": case}, kernel, configuration)["case"]
 
 
+def check_all(configuration: Configuration, kernel: ConvWinograd, subtests: pytest.Subtests) -> None:
+    for name, built in build(CASES, kernel, configuration).items():
+        with subtests.test(msg=name):
+            check(built, size_of(built.case, configuration, kernel))
+
+
 @every_configuration
 def test_against_float64(configuration: Configuration, subtests: pytest.Subtests) -> None:
-    for name, built in build(CASES, KERNEL, configuration).items():
+    check_all(configuration, KERNEL, subtests)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"F{size[0]}x{size[1]}")
+def test_every_size_of_tiles(size: tuple[int, int], subtests: pytest.Subtests) -> None:
+    # Lines that are not transformed are for images of known width; others take another size there.
+    check_all(configurations()[-1], ConvWinograd([size, (2, 2)] if size[0] == 1 else [size]), subtests)
+
+
+@pytest.mark.parametrize("size", [(1, 2), (2, 4)], ids=lambda size: f"F{size[0]}x{size[1]}")
+def test_position_by_position(size: tuple[int, int], subtests: pytest.Subtests) -> None:
+    usual = configurations()[-1]
+    configuration = SmallCaches(usual.cpu, usual.cc, usual.quick)
+    kernel = ConvWinograd([size])
+    cases = {f"{c} -> {o}": conv((2, c, 17, 14), o, SAME, epilogue=RESIDUAL) for c, o in ((64, 72), (33, 145))}
+    for name, built in build(cases, kernel, configuration).items():
+        assert kernel.plan(built.case.site(), configuration.target).by_position
         with subtests.test(msg=name):
-            check(built)
+            check(built, size)
 
 
 @every_configuration
 def test_one_code_for_every_size(configuration: Configuration, subtests: pytest.Subtests) -> None:
-    built = build_one(CASES["unknown size"], configuration)
+    case = CASES["unknown size"]
+    built = build_one(case, configuration)
     for n, h, w in ((1, 1, 1), (3, 1, 14), (2, 33, 3), (1, 7, 17), (1, 14, 14), (2, 4, 8), (1, 40, 72)):
         with subtests.test(msg=f"{n} images of {h}x{w}"):
-            check(at(built, B=n, H=h, W=w))
+            check(at(built, B=n, H=h, W=w), size_of(case, configuration))
 
 
-@every_configuration
-def test_every_split_gives_the_same_bits(configuration: Configuration) -> None:
-    built = build_one(conv((2, 16, 17, 14), 145, SAME, epilogue=RESIDUAL), configuration)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: f"F{size[0]}x{size[1]}")
+def test_every_split_gives_the_same_bits(size: tuple[int, int]) -> None:
+    case = conv((2, 16, 17, 14), 145, SAME, epilogue=RESIDUAL)
+    built = build_one(case, configurations()[0], ConvWinograd([size]))
     rows, columns = built.rows, built.columns
-    assert (rows, built.code.row_grain, built.code.column_grain) == (10, 1, 1)
+    assert (rows, built.code.row_grain, built.code.column_grain) == (2 * -(-17 // size[0]), 1, 1)
     assert columns > 1
     whole = built.run()
     pieces = [(r, r + 1, c, c + 1) for c in reversed(range(columns)) for r in reversed(range(rows))]
@@ -260,58 +312,64 @@ def test_every_split_gives_the_same_bits(configuration: Configuration) -> None:
 
 
 def test_tiles_are_large_where_there_are_enough() -> None:
-    def size(case: Case) -> int:
-        return tile_size(geometry(case.site()))
+    """The more tiles share the transformed weights, the more of those may be."""
+    target = target_for("x86_64_v4")
 
-    assert size(conv((1, 16, 8, 8), 16, SAME)) == 2
-    assert size(conv((3, 16, 8, 8), 16, SAME)) == 4
-    assert size(conv((1, 16, 12, 13), 16, SAME)) == 4
-    assert size(CASES["unknown size"]) == 4
+    def size(case: Case) -> tuple[int, int]:
+        plan = KERNEL.plan(case.site(), target)
+        return plan.my, plan.mx
+
+    assert size(conv((1, 64, 56, 56), 64, SAME)) == (4, 4)
+    assert size(conv((1, 256, 14, 14), 256, SAME)) == (2, 4)
+    assert size(conv((1, 512, 7, 7), 512, SAME)) == (1, 2)
+    assert size(conv((16, 512, 7, 7), 512, SAME)) == (4, 4)
+    assert size(CASES["unknown size"]) == (4, 4)
 
 
-def test_rows_in() -> None:
-    """Lines of the input under rows of tiles, padding not cut off."""
-    large, small = conv((1, 16, 28, 28), 16, SAME).site(), conv((1, 16, 7, 7), 16, pads(2, 0, 0, 0)).site()
-    assert KERNEL.rows_in(large, 0, 1) == (-1, 5)
-    assert KERNEL.rows_in(large, 3, 7) == (11, 29)
-    assert KERNEL.rows_in(small, 0, 1) == (-2, 2)
-    assert KERNEL.rows_in(small, 1, 3) == (0, 6)
+@pytest.mark.parametrize("size", SIZES)
+def test_lines(size: tuple[int, int]) -> None:
+    """A row of tiles is so many lines of the output."""
+    for before in (1, 2):
+        site = conv((1, 16, 7, 7), 16, pads(before, 0, 0, 0)).site()
+        lines = ConvWinograd([size]).lines(site, X86)
+        assert lines is not None
+        assert (lines.lines_per_row, lines.stride, lines.before, lines.extent) == (size[0], 1, before, 3)
 
 
 # ---------------------------------------------------------------- accuracy
 
 
-# Largest error of F2 and F4: in units of u times the largest sum of |w||x| (1.5 and 37 were seen), and in terms of the
-# direct convolution's own largest error on the same numbers (0.9 and 11).
-ACCURACY = {2: (4, 2), 4: (64, 16)}
+# Largest error by size of tiles: in units of u times the largest sum of |w||x| (F2 1.5 and F4 37 were seen), and in
+# terms of the direct convolution's own largest error on the same numbers (0.9 and 11).
+ACCURACY = {(1, 2): (4, 2), (2, 2): (4, 2), (2, 4): (24, 8), (4, 4): (64, 16)}
 
 
 @pytest.mark.parametrize("channels", [16, 128])
-@pytest.mark.parametrize("size, m", [(8, 2), (28, 4)])
+@pytest.mark.parametrize("size", SIZES)
 @every_configuration
-def test_accuracy(configuration: Configuration, size: int, m: int, channels: int) -> None:
-    case = conv((1, channels, size, size), 32, SAME)
-    assert tile_size(geometry(case.site())) == m
+def test_accuracy(configuration: Configuration, size: tuple[int, int], channels: int) -> None:
+    case = conv((1, channels, 16, 16), 32, SAME)
     exact = reference(case)
-    error = np.abs(build_one(case, configuration).run() - exact).max()
+    error = np.abs(build_one(case, configuration, ConvWinograd([size])).run() - exact).max()
     direct = np.abs(build_one(case, configuration, conv_direct.KERNEL).run() - exact).max()
     magnitude = copy.copy(case)
     x, w = case.args
     magnitude.constants = {t: np.abs(v).astype(np.float32) for t, v in zip((x, w), operands(case), strict=True)}
-    in_units, in_direct = ACCURACY[m]
+    in_units, in_direct = ACCURACY[size]
     assert error <= in_units * UNIT * reference(magnitude).max()
     assert error <= in_direct * direct
 
 
-@pytest.mark.parametrize("m, size", [(2, 7), (4, 17)])
-def test_a_large_pixel_costs_its_tiles_their_digits(m: int, size: int) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_a_large_pixel_costs_its_tiles_their_digits(size: tuple[int, int]) -> None:
     """And no more than the bound says; tiles that do not read it keep every bit."""
-    case = conv((1, 16, size, size), 17, SAME)
-    small = build_one(case, configurations()[0]).run()
-    large = with_input(case, {(0, 3, size // 2, size // 2): 1e6})
-    result = build_one(large, configurations()[0]).run()
-    check_error(large, result)
-    far = ~reads(large, size // 2, size // 2)
+    case = conv((1, 16, 17, 17), 17, SAME)
+    built = build_one(case, configurations()[0], ConvWinograd([size]))
+    small = built.run()
+    large = with_input(case, {(0, 3, 8, 8): 1e6})
+    result = Built(large, built.code, built.function).run()
+    check_error(large, result, size)
+    far = ~reads(large, 8, 8, size)
     assert np.array_equal(result[..., far], small[..., far])
 
 
@@ -329,36 +387,35 @@ def with_input(case: Case, pixels: dict[tuple[int, ...], float]) -> Case:
     return changed
 
 
-def reads(case: Case, line: int, column: int) -> np.ndarray:
+def reads(case: Case, line: int, column: int, tile: tuple[int, int]) -> np.ndarray:
     """Which output pixels, by line and column, lie in tiles whose input holds a pixel."""
-    m = tile_size(geometry(case.site()))
     masks = []
-    for size, pad, place in zip(case.out.shape[2:], case.attrs.pads_before, (line, column), strict=True):
+    spatial = case.out.shape[2:]
+    for size, pad, place, m in zip(spatial, case.attrs.pads_before, (line, column), tile, strict=True):
         first = np.arange(size) // m * m - pad
         masks.append((first <= place) & (place < first + m + 2))
     return np.outer(*masks)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
-@pytest.mark.parametrize("h, w, m", [(13, 14, 4), (5, 7, 2)])
-@every_configuration
-def test_pixels_that_are_not_finite(configuration: Configuration, h: int, w: int, m: int, value: float) -> None:
+@pytest.mark.parametrize("size", SIZES)
+def test_pixels_that_are_not_finite(size: tuple[int, int], value: float) -> None:
+    h, w = 13, 14
     case = conv((2, 17, h, w), 17, SAME)
-    assert tile_size(geometry(case.site())) == m
-    built = build_one(case, configuration)
+    built = build_one(case, configurations()[0], ConvWinograd([size]))
     clean = built.run()
-    for line, column in ((0, 0), (3, 2), (m, m), (h - 1, w - 1)):
+    for line, column in ((0, 0), (3, 2), size, (h - 1, w - 1)):
         poisoned = with_input(case, {(1, 16, line, column): value})
         with np.errstate(invalid="ignore"):
             result, expected = Built(poisoned, built.code, built.function).run(), reference(poisoned)
-        near = reads(poisoned, line, column)
+        near = reads(poisoned, line, column, size)
         assert np.array_equal(result[0], clean[0])
         assert np.array_equal(result[1][:, ~near], clean[1][:, ~near])
         finite, infinite = np.isfinite(result), np.isinf(result)
         assert not finite[~np.isfinite(expected)].any()
         assert np.array_equal(result[infinite], expected[infinite])
         error = np.abs(result[finite] - expected[finite])
-        assert (error <= bound(case)[finite]).all()
+        assert (error <= bound(case, size)[finite]).all()
 
 
 @every_configuration
@@ -442,7 +499,7 @@ def test_no_access_beyond_a_buffer(configuration: Configuration, tmp_path: Path)
         buffer = memory.arrays[id(case.out_view.buffer)][GUARD:-GUARD]
         buffer[...] = np.frombuffer(written, buffer.dtype, buffer.size)
         written = written[buffer.nbytes :]
-        check_error(case, memory.strided(case.out_view))
+        check_error(case, memory.strided(case.out_view), size_of(case, configuration))
     assert not written
 
 
