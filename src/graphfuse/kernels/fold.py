@@ -20,6 +20,9 @@ class Accumulator:
         self.kind = fold.prim.kind
         self.is_arg = self.kind.startswith("arg")
         self.dtype: DType = fold.value.dtype
+        self.function = {"sum": "add", "prod": "mul"}.get(self.kind, self.kind)
+        if fold.prim.loose and is_float(self.dtype):
+            self.function += "b"  # one instruction, where the order of NaN among numbers takes three
         self.ways = ACCUMULATORS if along and not self.is_arg else 1
         self.names = [w.fresh("acc") for _ in range(self.ways)]
         start = identity(self.kind, self.dtype)
@@ -37,10 +40,7 @@ class Accumulator:
             return
         if scope.count and along:
             value = f"gf_select_{s}(gf_first({scope.count}), {value}, gf_splat_{s}({identity(self.kind, self.dtype)}))"
-        if self.kind in ("sum", "prod"):
-            scope.writer.line(f"{name} = gf_{'add' if self.kind == 'sum' else 'mul'}_{s}({name}, {value});")
-        else:
-            scope.writer.line(f"{name} = gf_{self.kind}_{s}({name}, {value});")
+        scope.writer.line(f"{name} = gf_{self.function}_{s}({name}, {value});")
 
     def _fold_position(self, scope: Scope, value: str, along: bool) -> None:
         axis = self.fold.prim.axes[0]
@@ -71,12 +71,9 @@ class Accumulator:
             return self._finish_position(w) if along else self.at
         text = self.names[0]
         for other in self.names[1:]:
-            if self.kind in ("sum", "prod"):
-                text = f"gf_{'add' if self.kind == 'sum' else 'mul'}_{s}({text}, {other})"
-            else:
-                text = f"gf_{self.kind}_{s}({text}, {other})"
+            text = f"gf_{self.function}_{s}({text}, {other})"
         if along:
-            horizontal = {"sum": "hsum", "prod": "hprod", "max": "hmax", "min": "hmin"}[self.kind]
+            horizontal = {"sum": "hsum", "prod": "hprod"}.get(self.kind, f"h{self.function}")
             text = f"gf_splat_{s}(gf_{horizontal}_{s}({text}))"
         return w.let(vector_type(self.dtype), text, "f")
 

@@ -35,8 +35,8 @@ def _as(x: Tensor, dtype: DType) -> Tensor:
 
 
 def _shifted(x: Tensor, axis: int) -> Tensor:
-    """x less its maximum along the axis, so that exp cannot overflow."""
-    return map_(lambda v, m: v - m, x, reduce("max", x, (axis,)))
+    """x less its maximum along the axis, so that exp cannot overflow; a NaN is in the sum, maximum or not."""
+    return map_(lambda v, m: v - m, x, reduce("max", x, (axis,), loose=True))
 
 
 def _softmax_samples() -> list[Sample]:
@@ -55,7 +55,8 @@ def softmax(node: OpNode) -> Tensor:
     x = node.input(0)
     axis = _axis(node, x)
     e = map_(E.exp, _shifted(x, axis))
-    return map_(lambda v, s: v / s, e, reduce("sum", e, (axis,)))
+    # The sum is at least 1, or NaN: its inverse, taken once for each row, is a normal number.
+    return map_(lambda v, s: v * (1.0 / s), e, reduce("sum", e, (axis,)))
 
 
 @op("LogSoftmax", samples=_softmax_samples)

@@ -71,11 +71,13 @@ class Reduce(Prim):
     """out[i] = fold of args[0] over `axes` (kept as size 1) by `kind`.
 
     Kinds: sum, prod, max, min (type of the argument), argmax, argmin (int64; the first of equals, or the last).
+    `loose`: a maximum over a NaN may be any number, as the caller's result will be NaN by other ways.
     """
 
     kind: str
     axes: tuple[int, ...]
     last: bool = False
+    loose: bool = False
 
 
 IndexFunction = Callable[[Sequence[Expr]], tuple[Expr, ...]]
@@ -249,14 +251,14 @@ def map_(function: Callable[..., Expr], *args: Tensor) -> Tensor:
     return Tensor(broadcast(*(a.shape for a in args)), body.dtype, Map(args, body))
 
 
-def reduce(kind: str, x: Tensor, axes: Sequence[int], last: bool = False) -> Tensor:
+def reduce(kind: str, x: Tensor, axes: Sequence[int], last: bool = False, loose: bool = False) -> Tensor:
     """Fold over axes; they stay as size 1. A sum or extreme over no axes is the tensor itself."""
     normal = tuple(sorted(a % x.rank for a in axes))
     if not normal:
         return x
     shape = tuple(1 if k in normal else d for k, d in enumerate(x.shape))
     dtype = I64 if kind.startswith("arg") else x.dtype
-    return Tensor(shape, dtype, Reduce((x,), kind, normal, last))
+    return Tensor(shape, dtype, Reduce((x,), kind, normal, last, loose))
 
 
 def count(x: Tensor, axes: Sequence[int]) -> Dim:

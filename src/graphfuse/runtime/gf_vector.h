@@ -297,6 +297,8 @@ GF_FLOATS(GF_RELU)
     GF_INLINE C gf_hmax_##T(gf_##T v) { GF_FOLD(gf_max_##T, v, S); return v[0]; }   \
     GF_INLINE C gf_hmin_##T(gf_##T v) { GF_FOLD(gf_min_##T, v, S); return v[0]; }
 GF_DTYPES(GF_HORIZONTAL)
+GF_INLINE float gf_hmaxb_f32(gf_f32 v) { GF_FOLD(gf_maxb_f32, v, i32); return v[0]; }
+GF_INLINE double gf_hmaxb_f64(gf_f64 v) { GF_FOLD(gf_maxb_f64, v, i64); return v[0]; }
 GF_INLINE int gf_any(gf_mask m) { GF_FOLD(gf_or_bool, m, i32); return m[0] != 0; }
 GF_INLINE int gf_all(gf_mask m) { GF_FOLD(gf_and_bool, m, i32); return m[0] != 0; }
 
