@@ -23,6 +23,7 @@ ROWS = (
     ("codegen",),
     ("kernels",),
     ("toolchain", "runtime", "artifact", "verify", "explain"),
+    ("tune",),
     ("compiler",),
     ("cli", "bench", "demo", "__main__"),
 )

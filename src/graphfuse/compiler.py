@@ -25,13 +25,15 @@ from graphfuse.codegen.module import Module, assemble
 from graphfuse.errors import ArtifactError, InputError, VerificationError
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, Region, fuse
+from graphfuse.graph.dims import TYPICAL
 from graphfuse.graph.text import model_text
 from graphfuse.importers.onnx import import_onnx
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.account import account
-from graphfuse.plan.planner import Plan, plan
+from graphfuse.plan.in_place import take_places
+from graphfuse.plan.planner import Choose, Plan, cheapest, plan
 from graphfuse.plan.strips import chain_calls
 from graphfuse.plan.text import fusion_text, plan_text
 from graphfuse.runtime.preamble import pool_source, preamble
@@ -39,6 +41,7 @@ from graphfuse.runtime.session import Session
 from graphfuse.target import Target, missing_here
 from graphfuse.toolchain.build import build
 from graphfuse.toolchain.compiler import find_compiler
+from graphfuse.tune.tuner import Maker, tune
 from graphfuse.verify import Certificate, first_wrong_region, generate_inputs, intermediate_values, verify
 from graphfuse.verify.probe import region_values
 
@@ -109,18 +112,45 @@ def fuse_model(job: Job, model: ir.Model) -> Fusion:
 
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:
-    kernels = [k for k in CONTRACTION_KERNELS if job.options.numerics != "strict" or k.error_class in STRICT]
-    apart = plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS)
     options = job.options
-    planned = chain_calls(apart, strip, job.target, options.optimize) if options.strips else apart
-    account(fusion, planned, job.ledger)
+    kernels = [k for k in CONTRACTION_KERNELS if options.numerics != "strict" or k.error_class in STRICT]
+
+    def calls_of(fusion: Fusion, choose: Choose = cheapest) -> Plan:
+        return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose)
+
+    if options.tune:
+        planned = _tuned(job, fusion, calls_of)
+    else:
+        planned = calls_of(fusion)
+        if options.strips:
+            planned = chain_calls(planned, strip, job.target, options.optimize)
+    planned = take_places(planned)
+    account(job.results["fuse"], planned, job.ledger)
     return planned
 
 
-def emit(job: Job, planned: Plan) -> Module:
+def _tuned(job: Job, fusion: Fusion, calls_of: Callable[[Fusion, Choose], Plan]) -> Plan:
+    """The plan chosen by measurement; the fusion too may be another then."""
+    if missing_here(job.target):
+        remedy = "compile on the machine itself, or leave out the tuning"
+        raise InputError(f"{job.target.cpu_name} code cannot be measured here: it does not run", remedy=remedy)
+
+    def arrays(module: Module) -> dict[str, np.ndarray]:
+        manifest = _manifest(job, module)
+        model = onnx.load(job.path, load_external_data=False)
+        dims = {name: job.dims.get(name, fusion.program.one_item.get(name, TYPICAL)) for name in module.dims}
+        return {**generate_inputs(manifest, model, dims, seed=0), **job.inputs}
+
+    maker = Maker(calls_of, lambda planned: emit(job, planned, clocks=True), arrays)
+    tuned = tune(fusion, maker, job.target, job.options, job.ledger, job.progress)
+    job.results["fuse"] = tuned.fusion
+    return tuned.plan
+
+
+def emit(job: Job, planned: Plan, clocks: bool = False) -> Module:
     lanes = job.target.lanes
     preambles = (preamble(lanes, False), preamble(lanes, True))
-    return assemble(planned, preambles, pool_source(), job.options.embed_weights, job.profile)
+    return assemble(planned, preambles, pool_source(), job.options.embed_weights, job.profile or clocks)
 
 
 def build_library(job: Job, module: Module) -> Bundle:

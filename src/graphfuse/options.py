@@ -28,6 +28,7 @@ class CompileOptions:
     numerics: "strict" allows only exact and reassociating rewrites; verify: compare with onnxruntime before the library
     is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights in model.c;
     optimize: "speed", or "memory" for the smallest arena; strips: whether neighbouring calls may run strip by strip;
+    tune: seconds to choose by measurement on this machine, 0 for predictions alone;
     keep_going: hand out a library that failed verification, marked as such in its certificate.
     """
 
@@ -45,6 +46,7 @@ class CompileOptions:
     embed_weights: bool = False
     optimize: str = "speed"
     strips: bool = True
+    tune: float = 0.0
     keep_going: bool = False
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class CompileOptions:
             raise InputError(f"the option numerics is {self.numerics!r}", remedy=f"choose one of {', '.join(NUMERICS)}")
         if self.optimize not in OPTIMIZE:
             raise InputError(f"the option optimize is {self.optimize!r}", remedy=f"choose one of {', '.join(OPTIMIZE)}")
+        if not 0 <= self.tune <= 86_400:
+            raise InputError(f"the option tune is {self.tune}", remedy="give a number of seconds from 0 to 86400")
         if self.cache_bytes < 0:
             raise InputError(f"the option cache_bytes is {self.cache_bytes}", remedy="give a number of bytes, or 0")
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):

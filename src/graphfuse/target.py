@@ -209,6 +209,16 @@ def c_library() -> str:
     return "gnu" if platform.libc_ver()[0] == "glibc" else "musl"
 
 
+def processor_name() -> str:
+    """The processor in its maker's words, or the architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == "model name"]
+    return names[0] if names else platform.machine()
+
+
 def physical_cores() -> int:
     """Physical cores that this process may use: its affinity, without hyper-threads, within its container's quota."""
     usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -22,6 +22,8 @@ graphfuse compile model.onnx -o build/model.gf --cpu haswell --threads 4
 
 graphfuse compile model.onnx --dim batch=8 --dim height=480
 
+graphfuse compile model.onnx --tune 60
+
 graphfuse compile model.onnx --dump fuse --stop-after fuse
 """
 
@@ -62,6 +64,9 @@ def command(
         bool,
         typer.Option("--strips/--no-strips", metavar="", help="Run kernels strip by strip where it pays."),
     ] = True,
+    tune: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Choose kernels and strips by measurement here.")
+    ] = 0.0,
     dump: Annotated[
         list[str], typer.Option(metavar="STAGE", help="Write a stage's result as text to stdout; may be repeated.")
     ] = [],  # noqa: B006
@@ -80,7 +85,7 @@ def command(
     options = CompileOptions(
         cpu=cpu, cc=cc, threads=threads, disabled_rules=tuple(disable), numerics=numerics, verify=verify,
         rtol=rtol, atol=atol, embed_weights=embed_weights, optimize=optimize,
-        strips=strips, keep_going=keep_going,
+        strips=strips, tune=tune, keep_going=keep_going,
     )  # fmt: skip
     writes = stop_after is None or stages.index(stop_after) >= stages.index("build")
     place = output or Path(f"{model.stem}.gf") if writes else None

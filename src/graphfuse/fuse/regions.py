@@ -86,6 +86,7 @@ class Fusion:
     regions: list[Region]
     region_of: dict[Tensor, Region]
     verdicts: dict[tuple[Tensor, Tensor], Verdict]
+    apart: frozenset[Tensor] = frozenset()  # contractions that nothing may join
 
 
 def reduced(space: Sequence[Dim], axes: Sequence[int]) -> tuple[Dim, ...]:
@@ -101,9 +102,12 @@ def is_unit_reshape(t: Tensor) -> bool:
     return isinstance(t.prim, Reshape) and same_shape(unit_free(t.shape), unit_free(t.args[0].shape))
 
 
-def fuse(program: Program) -> Fusion:
-    """Partition the program's computing primitives into regions."""
-    fusion = Fusion(program, [], {}, {})
+def fuse(program: Program, apart: frozenset[Tensor] = frozenset()) -> Fusion:
+    """Partition the program's computing primitives into regions.
+
+    apart: contractions that were measured to be faster without anything computed on their accumulators.
+    """
+    fusion = Fusion(program, [], {}, {}, apart)
     for t in program.tensors:
         if isinstance(t.prim, PLACEMENTS):
             continue
@@ -204,6 +208,8 @@ def _may_join(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdict |
 
 
 def _fits_epilogue(fusion: Fusion, region: Region, t: Tensor) -> Verdict | None:
+    if region.anchor in fusion.apart:
+        return Verdict("together they were measured to be slower", fusion.program.name(region.anchor))
     if not isinstance(t.prim, Map):
         return Verdict("only pointwise ops run on accumulators", fusion.program.name(t))
     if not same_shape(t.shape, region.space):

@@ -7,8 +7,9 @@ the regions are planned in order of execution, with copies only where no view ca
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
@@ -19,6 +20,7 @@ from graphfuse.graph.dims import Dim, assuming, same
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reshape, Slice, Tensor, Transpose
+from graphfuse.plan import overwrite
 from graphfuse.plan.layout import Layouts
 from graphfuse.plan.memory import Arena, Lifetime, lay_out
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, NestKernel, NestSite, accumulator
@@ -26,6 +28,22 @@ from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
 
 RowsEmitter = Callable[[RowProgram, dict[Tensor, View], Target], KernelCode]
+
+
+class Candidate(NamedTuple):
+    """A kernel that accepts a contraction, and its predicted microseconds on one thread."""
+
+    kernel: Kernel
+    cost: float
+
+
+Choose = Callable[[Tensor, Sequence[Candidate]], Candidate]
+"""Picks the kernel of a contraction from those that accept it, cheapest first."""
+
+
+def cheapest(anchor: Tensor, candidates: Sequence[Candidate]) -> Candidate:
+    """The kernel of the least predicted time."""
+    return candidates[0]
 
 
 @dataclass
@@ -37,11 +55,15 @@ class Call:
     nodes: tuple[str, ...]  # the user's nodes, for comments and the ledger
     region: Region | None = None
     kernel: str = ""
-    results: Sequence[View] = ()  # of a contraction: where its outputs are
+    results: Sequence[View] = ()  # where its outputs are
     lines: Lines | None = None  # what its rows are, where they are lines of images
     cost: float = 0.0  # predicted microseconds on one thread, of a contraction
     for_any_rows: Callable[[], KernelCode] | None = None  # the code anew, for ranges of rows that keep to no grain
+    candidates: tuple[Candidate, ...] = ()  # the kernels that a contraction was chosen from, cheapest first
     parts: tuple[Call, ...] = ()  # the calls that run strip by strip in this one
+    overwrites: Sequence[View] = ()  # operands whose place the only result may take
+    emit_at: Callable[[View], KernelCode] | None = None  # the code anew, with that result elsewhere
+    apart: Call | None = None  # what it was before results took such places
 
     @property
     def buffers(self) -> list[Buffer]:
@@ -64,11 +86,12 @@ class Plan:
     constants: dict[Buffer, Tensor]  # weight buffers holding a constant as it is
     copies: dict[Tensor, str] = field(default_factory=dict)  # views and placements that cost a copy, and why
     one_item: dict[str, int] = field(default_factory=dict)  # the sizes that costs were reckoned with
+    homes: dict[Buffer, Buffer] = field(default_factory=dict)  # buffers of results that took the place of an operand
 
     @property
     def steps(self) -> list[Call]:
-        """The calls, each chain as the calls that it is made of."""
-        return [step for call in self.calls for step in (call.parts or (call,))]
+        """The calls with nothing overwritten, each chain as the calls that it is made of: they fit `views`."""
+        return [step for call in self.calls for step in (call.parts or (call.apart or call,))]
 
 
 def plan(
@@ -78,10 +101,11 @@ def plan(
     target: Target,
     where: str = "",
     nests: Sequence[NestKernel] = (),
+    choose: Choose = cheapest,
 ) -> Plan:
     """Plan the fused program. Raises UnsupportedModelError when no kernel accepts a contraction or a loop nest."""
     with assuming(fusion.program.one_item):
-        return _Planner(fusion, kernels, rows, target, where, nests).run()
+        return _Planner(fusion, kernels, rows, target, where, nests, choose).run()
 
 
 class _Planner:
@@ -93,11 +117,13 @@ class _Planner:
         target: Target,
         where: str,
         nests: Sequence[NestKernel],
+        choose: Choose,
     ) -> None:
         self.fusion = fusion
         self.program = fusion.program
         self.kernels = kernels
         self.nests = nests
+        self.choose = choose
         self.rows = rows
         self.target = target
         self.where = where
@@ -316,12 +342,20 @@ class _Planner:
         elif region.kind == "opaque":
             call = self._plan_nest(region)
         else:
-            program = schedule(region)
-            views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
-            call = Call(self.rows(program, views, self.target), region.name, (), region, "rows")
+            call = self._plan_rows(region)
         if call is not None:
             call.nodes = self._nodes(region.tensors)
             self._append(call)
+
+    def _plan_rows(self, region: Region) -> Call:
+        program = schedule(region)
+        views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
+        placed = [views[t] for t in region.outputs]
+        call = Call(self.rows(program, views, self.target), region.name, (), region, "rows", placed)
+        call.overwrites = overwrite.of_rows(region, program, views)
+        # Scheduled anew: the emitter lays out a program's spills as it goes.
+        call.emit_at = lambda view: self.rows(schedule(region), {**views, region.outputs[0]: view}, self.target)
+        return call
 
     def _plan_contraction(self, region: Region) -> Call | None:
         anchor = region.anchor
@@ -331,25 +365,37 @@ class _Planner:
         views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
         site = ContractionSite(anchor, outputs, views, self.program.constant)
         reasons: list[str] = []
-        best: tuple[float, Kernel] | None = None
+        candidates: list[Candidate] = []
         for kernel in self.kernels:
             reason = kernel.accepts(site, self.target)
-            if reason is not None:
+            if reason is None:
+                candidates.append(Candidate(kernel, kernel.cost(site, self.target)))
+            else:
                 reasons.append(f"{kernel.name}: {reason}")
-                continue
-            cost = kernel.cost(site, self.target)
-            if best is None or cost < best[0]:
-                best = (cost, kernel)
-        if best is None:
+        if not candidates:
             node = self.program.node_of[anchor]
             self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
             return None
-        cost, kernel = best
-        placed = [views[t] for t in region.outputs]
-        lines = kernel.lines(site, self.target)
-        code = kernel.emit(site, self.target)
-        for_any_rows = partial(kernel.emit, site, self.target, any_rows=True)
-        return Call(code, region.name, (), region, kernel.name, placed, lines, cost, for_any_rows)
+        candidates.sort(key=lambda c: c.cost)
+        kernel, cost = self.choose(anchor, candidates)
+        call = Call(
+            kernel.emit(site, self.target),
+            region.name,
+            (),
+            region,
+            kernel.name,
+            results=[views[t] for t in region.outputs],
+            lines=kernel.lines(site, self.target),
+            cost=cost,
+            for_any_rows=partial(kernel.emit, site, self.target, any_rows=True),
+            candidates=tuple(candidates),
+        )
+        if getattr(kernel, "in_place", False):
+            call.overwrites = overwrite.of_contraction(site)
+            call.emit_at = lambda view: kernel.emit(
+                replace(site, views={**views, region.outputs[0]: view}), self.target
+            )
+        return call
 
     def _plan_nest(self, region: Region) -> Call | None:
         results = {t.prim.index: t for t in region.outputs if isinstance(t.prim, Opaque)}

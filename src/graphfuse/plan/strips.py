@@ -10,7 +10,7 @@ among those the fastest.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Protocol
@@ -67,12 +67,36 @@ class Chain:
     live: int = 0
 
 
-def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str) -> Plan:
-    """The plan with calls made one where that pays, its arena laid out anew. optimize: "speed" or "memory"."""
+def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str, gain: Gain | None = None) -> Plan:
+    """The plan with calls made one where that pays, its arena laid out anew.
+
+    optimize: "speed" or "memory"; gain: the microseconds that a chain was measured to win, None for one that was not.
+    """
     with assuming(plan.one_item):
-        chains = _Chooser(plan.calls, writer, target, optimize).run()
-        calls = [join(plan.calls[c.first : c.last + 1], writer, c.height) for c in chains]
+        chains = _Chooser(plan.calls, writer, target, optimize, gain).run()
+    return joined(plan, writer, chains)
+
+
+def possible_chains(plan: Plan, writer: Writer, target: Target) -> list[Chain]:
+    """Every chain that could be made, in order of its first call, with its predicted gain."""
+    with assuming(plan.one_item):
+        return [c for options in _Chooser(plan.calls, writer, target, "speed").options() for c in options if c.height]
+
+
+def joined(plan: Plan, writer: Writer, chains: Sequence[Chain]) -> Plan:
+    """The plan with these chains made, which do not overlap; other calls stay as they are."""
+    at = {c.first: c for c in chains}
+    calls: list[Call] = []
+    k = 0
+    with assuming(plan.one_item):
+        while k < len(plan.calls):
+            chain = at.get(k, Chain(k, k))
+            calls.append(join(plan.calls[k : chain.last + 1], writer, chain.height))
+            k = chain.last + 1
         return replace(plan, calls=calls, arena=lay_out(lifetimes(calls)))
+
+
+Gain = Callable[[Chain], float | None]
 
 
 def join(calls: Sequence[Call], writer: Writer, height: int) -> Call:
@@ -128,16 +152,23 @@ def _is_image(view: View) -> bool:
 
 
 class _Chooser:
-    def __init__(self, calls: Sequence[Call], writer: Writer, target: Target, optimize: str) -> None:
+    def __init__(
+        self, calls: Sequence[Call], writer: Writer, target: Target, optimize: str, gain: Gain | None = None
+    ) -> None:
         self.calls, self.writer, self.target, self.optimize = calls, writer, target, optimize
+        self.measured: Gain = gain or (lambda _: None)
         self.linked = links(calls)
         self.born, self.dead = _bytes_over_time(calls)
 
     def run(self) -> list[Chain]:
-        options = [list(self._chains_from(k)) for k in range(len(self.calls))]
+        options = self.options()
         if self.optimize != "memory":
             return self._best(options, limit=None)
         return self._best(options, limit=int(self._least_live(options) * _SLACK))
+
+    def options(self) -> list[list[Chain]]:
+        """For each call the chains that begin with it; the first is the call alone."""
+        return [list(self._chains_from(k)) for k in range(len(self.calls))]
 
     def _chains_from(self, first: int) -> Iterator[Chain]:
         own = estimate(self.calls[first].code.scratch) * self.target.cores
@@ -150,15 +181,17 @@ class _Chooser:
     def _heights(self, first: int, last: int) -> Iterator[Chain]:
         """The chain in strips of every height that fits in the cache of a core, or of one."""
         members = self.calls[first : last + 1]
-        chain = [_link(call) for call in members]
+        linked = [_link(call) for call in members]
         most = _rows(members[-1])
         for height in _HEIGHTS:
-            scratch = estimate(self.writer.scratch_bytes(chain, height))
+            scratch = estimate(self.writer.scratch_bytes(linked, height))
             if height > 1 and (scratch > self.target.l2 // 2 or height >= 2 * most):
                 return
             gain = self._gain(members, height, scratch)
             live = self._live(first, last) + scratch * self.target.cores
-            yield Chain(first, last, height, gain, live)
+            chain = Chain(first, last, height, gain, live)
+            measured = self.measured(chain)
+            yield chain if measured is None else replace(chain, gain=measured)
 
     def _best(self, options: list[list[Chain]], limit: int | None) -> list[Chain]:
         """The chains of most gain; without a limit only such as gain, with one only such as stay within it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -40,7 +41,9 @@ def region_values(
     module = assemble(apart)
     env = _bind(module, inputs)
     with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
-        library = Library(build(module, options.target(), options, Path(folder)))
+        path = build(module, options.target(), options, Path(folder))
+        library, model_run = Library(path), ctypes.CDLL(str(path)).model_run
+    model_run.argtypes = (ctypes.c_void_p,) * 6
     dims = np.array([env[name] for name in module.dims] or [0], np.int64)
     arena = _bytes(library.model_arena_bytes(address_of(dims), 1))
     weights = np.frombuffer(b"".join(chunks(module.weights)) or bytes(64), np.uint8)
@@ -49,7 +52,7 @@ def region_values(
     given = [np.ascontiguousarray(inputs[port.name]) for port in module.inputs]
     outputs = [np.empty([evaluate(d, env) for d in t.shape], numpy_name(t.dtype)) for t in plan.outputs]
     tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]
-    library.model_run(address_of(held), *map(address_of, tables), address_of(dims), address_of(arena), 0)
+    model_run(address_of(held), *map(address_of, tables), address_of(dims), address_of(arena), 0)
     found: dict[str, Array] = {}
     memory = {"input": given, "output": outputs}
     for region in fusion.regions:

@@ -1,0 +1,98 @@
+"""The time of every call of a model inside a run of the whole model."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graphfuse.codegen.module import Module
+from graphfuse.runtime.library import Library, Pool, address_of, aligned_empty
+
+Array = np.ndarray[Any, Any]
+
+_LEAST_RUNS = 5
+
+
+class Timed:
+    """A module built with clocks (`assemble(..., profile=True)`) and loaded, on fixed inputs.
+
+    calls: how many calls it makes; arrays: an input for each port; outputs: the results' sizes in elements.
+    """
+
+    def __init__(self, module: Module, library: Path, calls: int, arrays: Mapping[str, Array], threads: int) -> None:
+        entries = ctypes.CDLL(str(library))
+        face = Library(library)
+        self._profile = entries.model_profile
+        self._profile.argtypes = (ctypes.c_void_p,) * 7
+        sizes = bound_sizes(module, arrays)
+        dims = np.array([sizes[name] for name in module.dims] or [0], np.int64)
+        nbytes = face.model_arena_bytes(address_of(dims), threads)
+        arena = _bytes(nbytes)
+        weights = _bytes(sum(len(chunk) for chunk in module.weight_chunks()))
+        end = 0
+        for chunk in module.weight_chunks():
+            weights[end : end + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            end += len(chunk)
+        given = [np.ascontiguousarray(arrays[port.name]) for port in module.inputs]
+        shapes = np.zeros(max(1, sum(len(port.shape) for port in module.outputs)), np.int64)
+        face.model_output_shapes(address_of(dims), address_of(shapes))
+        results = self._results(module, shapes)
+        tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, results)]
+        pool = Pool(face, threads)
+        self._stamps = np.zeros(calls + 1, np.int64)
+        self._keep = (entries, face, dims, arena, weights, given, results, tables, pool)
+        places = (weights, *tables, dims, arena)
+        self._arguments = (*map(address_of, places), pool.address, address_of(self._stamps))
+
+    @staticmethod
+    def _results(module: Module, shapes: Array) -> list[Array]:
+        found: list[Array] = []
+        start = 0
+        for port in module.outputs:
+            shape = tuple(int(n) for n in shapes[start : start + len(port.shape)])
+            start += len(port.shape)
+            dtype = np.dtype(port.dtype)
+            found.append(aligned_empty(shape, dtype, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
+        return found
+
+    def run(self) -> Array:
+        """Seconds of each call of one run."""
+        status = self._profile(*self._arguments)
+        assert status == 0, "the inputs were accepted when they were made"
+        seconds: Array = np.diff(self._stamps) * 1e-9
+        return seconds
+
+
+def best_times(timed: Sequence[Timed], seconds: float) -> list[Array]:
+    """For each model the best seconds of each of its calls, run in turns for so many seconds in all."""
+    best = [np.full(t.run().size, np.inf) for t in timed]
+    end, rounds = time.perf_counter() + seconds, 0
+    while rounds < 2 or time.perf_counter() < end:
+        for k, t in enumerate(timed):
+            t.run()  # finds caches and threads as the model before left them
+            turn = time.perf_counter() + seconds / 10 / len(timed)
+            runs = 0
+            while runs < _LEAST_RUNS or time.perf_counter() < turn:
+                best[k] = np.minimum(best[k], t.run())
+                runs += 1
+        rounds += 1
+    return best
+
+
+def bound_sizes(module: Module, arrays: Mapping[str, Array]) -> dict[str, int]:
+    """The sizes of the module's symbols with these inputs."""
+    sizes: dict[str, int] = {}
+    for port in module.inputs:
+        for d, n in zip(port.shape, arrays[port.name].shape, strict=True):
+            if d in module.dims:
+                sizes[str(d)] = n
+    return sizes
+
+
+def _bytes(count: int) -> Array:
+    return aligned_empty((count,), np.dtype(np.uint8), count)
