@@ -196,10 +196,21 @@ class _Writer:
             ]
             w.line(f"const {self.c} *const q = line + {affine(terms, fn.params)};")
             w.line(f"const {self.c} *const f = b + (c * {g.kernel[1]} + ky) * {g.kernel[2] * width};")
+            self.prefetch(w, tile)
             self.line_of_taps(w, tile, span)
         axis = g.axes[2]
         assert axis is not None
         finish_tile(p.site, w, lanes, tile, lambda m: {p.site.index[axis]: f"(ox + {m})"})
+
+    def prefetch(self, w: Writer, tile: Tile) -> None:
+        """Fetch what the next output line has under this tile: every line of an image is a stream of its own, and too
+        short for the machine to see where it leads."""
+        g, fn = self.g, self.fn
+        reach = (tile.rows - 1) * g.strides[2] + g.extent(2) - 1
+        down = times(g.strides[1], g.x_space[1], fn.params)
+        for column in (0, reach):
+            place = f"({down} + {times(column, g.x_space[2], fn.params)}) * (int64_t)sizeof({self.c})"
+            w.line(f"__builtin_prefetch((const void *)((uintptr_t)q + (uintptr_t)({place})), 0, 3);")
 
     def line_of_taps(self, w: Writer, tile: Tile, span: Span) -> None:
         g = self.g
