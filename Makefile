@@ -5,9 +5,10 @@ PYTHON ?=
 LOCK_PYTHONS ?= python3.10 python3.11
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+BENCH  ?= .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-sanitize wheel lock clean
+.PHONY: help setup demo test lint format test-sanitize bench wheel lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -36,12 +37,20 @@ test: lint  ## lint, then every test
 test-sanitize: $(READY)  ## only the tests that run generated C under ASan and UBSan
 	@$(BIN)/python -m pytest -q -m sanitize
 
+# ARGS="--models resnet18,mlp --peers onnxruntime,openvino --quick"; see docs/bench.md
+bench: $(BENCH)/.ready  ## time it against every peer: table, JSON, picture (its own packages; ARGS="--help" for choices)
+	@$(BENCH)/bin/python bench/run.py $(ARGS)
+
+$(BENCH)/.ready: requirements/bench.txt pyproject.toml tools/setup_venv.sh
+	@sh tools/setup_venv.sh "$(BENCH)" "$(PYTHON)" requirements/bench.txt
+	@touch $@
+
 wheel: $(READY)  ## build dist/*.whl
 	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
 
-lock: $(READY)  ## renew requirements/lock.txt; LOCK_PYTHONS names the two interpreters
+lock: $(READY)  ## renew requirements/*.txt; LOCK_PYTHONS names the two interpreters
 	@$(BIN)/python tools/lock.py $(LOCK_PYTHONS)
 
 clean:  ## remove the virtual environment, builds and caches
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) $(BENCH) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

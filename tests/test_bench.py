@@ -1,11 +1,10 @@
-"""The comparison with other runtimes: fair turns, the same inputs, differences told, figures as data and text."""
+"""The comparison of one model with other runtimes: the same inputs, differences told, figures as data and text."""
 
 from __future__ import annotations
 
-import gc
+import importlib.util
 import io
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,10 +15,9 @@ from onnx import TensorProto, helper, numpy_helper
 from rich.console import Console
 
 from graphfuse import compiler
-from graphfuse.bench import BenchResult, bench, peers, render
+from graphfuse.bench.compare import ROUNDS, bench
 from graphfuse.bench.inputs import accepted_inputs
-from graphfuse.bench.result import timing
-from graphfuse.bench.timing import ROUNDS, interleave
+from graphfuse.bench.result import BenchResult, render
 from graphfuse.errors import InputError, ModelFileError
 
 
@@ -48,42 +46,6 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> BenchResult:
     import zoo
 
     return bench(zoo.path("mlp"), threads=(1, 2), dims={"batch": 3}, seconds=0.05)
-
-
-def test_turns_alternate_and_everyone_gets_the_same_number() -> None:
-    order: list[str] = []
-
-    def call(name: str, wait: float) -> Callable[[], None]:
-        def run() -> None:
-            order.append(name)
-            time.sleep(wait)
-
-        return run
-
-    times = interleave({"a": call("a", 0.001), "b": call("b", 0.002)}, seconds=0.07)
-    turns = [name for k, name in enumerate(order) if k == 0 or order[k - 1] != name]
-    # A runtime that ends one round begins the next: its two turns are one here.
-    assert turns[:4] == ["a", "b", "a", "b"]
-    assert min(times["a"]) >= 0.001
-    assert min(times["b"]) >= 0.002
-    assert len(times["a"]) >= 3 * ROUNDS, "at least three calls a turn"
-    assert order.count("a") > len(times["a"]), "the first calls of a turn are not timed"
-    assert gc.isenabled()
-
-
-def test_a_failing_call_leaves_the_collector_on() -> None:
-    def fail() -> None:
-        raise RuntimeError("no")
-
-    with pytest.raises(RuntimeError):
-        interleave({"a": fail}, 0.01)
-    assert gc.isenabled()
-
-
-def test_figures_come_from_the_times() -> None:
-    row = timing("peer", "1", 2, [0.004, 0.002, 0.006], [0.001, 0.004, 0.002], 0.5)
-    assert (row.best, row.median, row.calls) == (2.0, 4.0, 3)
-    assert (row.ratio_best, row.ratio_median, row.difference) == (2.0, 2.0, 0.5)
 
 
 def test_a_model_is_timed_beside_its_peer(result: BenchResult) -> None:
@@ -118,15 +80,17 @@ def test_another_result_of_a_peer_is_seen(tmp_path: Path, mlp: Path) -> None:
 
     other = tmp_path / "other.onnx"
     onnx.save(zoo.load("mlp", seed=1), other)
-    with compiler.compile(other) as session:
-        found = bench(mlp, threads=(1,), dims={"batch": 2}, seconds=0.01, session=session)
+    artifact = compiler.compile_model(other, tmp_path / "other.gf").artifact
+    found = bench(mlp, threads=(1,), dims={"batch": 2}, seconds=0.01, artifact=artifact)
     assert found.timings[1].difference > 0.1
 
 
-def test_the_registry_is_the_folder() -> None:
-    assert peers.names() == ["onnxruntime"]
-    peer = peers.find("onnxruntime")
-    assert peer.version()[0].isdigit()
+def test_a_peer_that_is_not_installed_is_one_error(mlp: Path) -> None:
+    if importlib.util.find_spec("ncnn") is not None:
+        pytest.skip("ncnn is installed")
+    with pytest.raises(InputError) as caught:
+        bench(mlp, ("ncnn",), threads=(1,), seconds=0.01)
+    assert "pip install ncnn pnnx" in str(caught.value)
 
 
 def test_inputs_settle_the_sizes_of_the_others_and_keep_within_range(embedding: Path) -> None:

@@ -1,4 +1,4 @@
-"""Renew requirements/lock.txt: exact versions of what the project and its `dev` extra need, with the build backend.
+"""Renew requirements/lock.txt and bench.txt: exact versions of what the project and an extra need, with the backend.
 
 Resolves once for each interpreter named, oldest first, and marks the pins in which they differ:
 
@@ -15,13 +15,20 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCK = ROOT / "requirements" / "lock.txt"
+FOLDER = ROOT / "requirements"
 BUILD = ["hatchling", "editables"]  # `pip install -e . --no-build-isolation` finds them in the environment
+# file -> extra, what its first line says
+LOCKS = {
+    "lock.txt": ("dev", "`make demo` and `make test` install (run time and development)"),
+    "bench.txt": ("bench", "`make bench` installs (run time and peers; torch's CUDA packages, if any, are left open)"),
+}
 HEADER = """\
-# Exact versions of everything that `make demo` and `make test` install (run time and development), Python 3.10 to 3.13.
+# Exact versions of everything that {what}, Python 3.10 to 3.13.
 # Python 3.10 has pins of its own where a project's newest release no longer supports it. To renew: `make lock`.
 
 """
+# torch exists with and without them, and nothing here uses them.
+ACCELERATOR = re.compile(r"(nvidia|cuda|triton)(-|$)")
 
 
 def python_version(interpreter: str) -> str:
@@ -29,17 +36,18 @@ def python_version(interpreter: str) -> str:
     return subprocess.run([interpreter, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def resolved(interpreter: str) -> dict[str, str]:
+def resolved(interpreter: str, extra: str) -> dict[str, str]:
     """Normalised name -> version of everything pip would put into an empty environment of `interpreter`."""
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([interpreter, "-m", "venv", folder], check=True)
         report = Path(folder) / "report.json"
         command = [f"{folder}/bin/python", "-m", "pip", "install", "-q", "--dry-run", "--report", str(report)]
-        subprocess.run([*command, f"{ROOT}[dev]", *BUILD], check=True)
+        subprocess.run([*command, f"{ROOT}[{extra}]", *BUILD], check=True)
         installed = json.loads(report.read_text())["install"]
     pins = {re.sub(r"[-_.]+", "-", item["metadata"]["name"]).lower(): item["metadata"]["version"] for item in installed}
     del pins["graphfuse"]
-    return pins
+    # "2.13.0+cpu" is one build of 2.13.0
+    return {name: version.partition("+")[0] for name, version in pins.items() if not ACCELERATOR.match(name)}
 
 
 def lock_lines(old: dict[str, str], new: dict[str, str], border: str) -> list[str]:
@@ -60,9 +68,10 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     oldest, newer = sys.argv[1:]
-    lines = lock_lines(resolved(oldest), resolved(newer), python_version(newer))
-    LOCK.write_text(HEADER + "\n".join(lines) + "\n")
-    print(f"{LOCK}: {len(lines)} pins")
+    for file, (extra, what) in LOCKS.items():
+        lines = lock_lines(resolved(oldest, extra), resolved(newer, extra), python_version(newer))
+        (FOLDER / file).write_text(HEADER.format(what=what) + "\n".join(lines) + "\n")
+        print(f"{FOLDER / file}: {len(lines)} pins")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 #!/bin/sh
-# usage: setup_venv.sh VENV [PYTHON]: a virtual environment holding the locked packages and this project (editable).
+# usage: setup_venv.sh VENV [PYTHON [LOCK]]: a virtual environment of locked packages and this project (editable).
 set -eu
 venv=$1
 wanted=${2:-}
+lock=${3:-requirements/lock.txt}
 
 supported() { # whether "$1" starts and is a Python this project runs on
     "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1
@@ -34,6 +35,6 @@ if ! supported "$venv/bin/python" || ! "$venv/bin/python" -m pip --version >/dev
     echo "creating $venv with $("$python" --version)"
     create
 fi
-echo "installing the packages of requirements/lock.txt"
-"$venv/bin/python" -m pip install -q --disable-pip-version-check -r requirements/lock.txt
+echo "installing the packages of $lock"
+"$venv/bin/python" -m pip install -q --disable-pip-version-check -r "$lock"
 "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .

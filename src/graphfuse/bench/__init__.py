@@ -1,8 +1,6 @@
-"""This project against its peers, on the same machine, in turns."""
+"""This project against its peers, on the same machine, in turns: `compare.bench` one model, `suite.measure` many.
+
+Nothing is imported here: a worker shares this package with the driver, and has to hold its own runtime alone.
+"""
 
 from __future__ import annotations
-
-from graphfuse.bench.compare import bench
-from graphfuse.bench.result import BenchResult, Timing, render
-
-__all__ = ["BenchResult", "Timing", "bench", "render"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +10,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphfuse.bench.record import OURS, Cell
 from graphfuse.errors import one_line
-
-OURS = "graphfuse"
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class BenchResult:
-    """All timings of one model on one machine; inputs: dtype and shape by name."""
+    """All timings of one model on one machine; inputs: dtype and shape by name; problems: why a peer has none."""
 
     model: str
     inputs: dict[str, str]
@@ -46,19 +43,20 @@ class BenchResult:
     target: str
     seconds: float
     timings: tuple[Timing, ...]
+    problems: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """For machines; times in milliseconds."""
         return dataclasses.asdict(self)
 
 
-def timing(
-    runtime: str, version: str, threads: int, times: Sequence[float], ours: Sequence[float], difference: float
-) -> Timing:
-    """The timing of a runtime from the seconds of its calls, and of graphfuse's."""
-    best, median = 1e3 * min(times), 1e3 * statistics.median(times)
-    ratios = best / (1e3 * min(ours)), median / (1e3 * statistics.median(ours))
-    return Timing(runtime, version, threads, round(best, 6), round(median, 6), len(times), *ratios, difference)
+def timing(cell: Cell, ours: Cell) -> Timing:
+    """The timing of a cell that has times, beside graphfuse's of the same row."""
+    assert cell.best_ms is not None and cell.median_ms is not None  # noqa: PT018
+    assert ours.best_ms is not None and ours.median_ms is not None  # noqa: PT018
+    ratios = cell.best_ms / ours.best_ms, cell.median_ms / ours.median_ms
+    best, median = round(cell.best_ms, 6), round(cell.median_ms, 6)
+    return Timing(cell.runtime, cell.version, cell.threads, best, median, cell.calls, *ratios, cell.difference or 0.0)
 
 
 def render(*results: BenchResult) -> RenderableType:
@@ -67,6 +65,7 @@ def render(*results: BenchResult) -> RenderableType:
     for result in results:
         inputs = ", ".join(f"{one_line(name)} {what}" for name, what in result.inputs.items())
         parts += [Text(one_line(result.model), "bold").append(f"  {inputs}", "not bold"), _table(result)]
+        parts += [Text(f"  {one_line(problem)}", "yellow") for problem in result.problems]
     machines = dict.fromkeys(result.machine for result in results)
     calls = sum(row.calls for result in results for row in result.timings)
     parts.append(Text(f"  on {', '.join(map(one_line, machines))}; {calls} calls in turns", "dim"))

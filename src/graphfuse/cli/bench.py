@@ -69,7 +69,8 @@ def command(
     if model is None:
         raise InputError("bench needs a model file", remedy="name one, or give --limits for this machine's limits")
     names = [name for text in versus for name in text.split(",") if name]
-    from graphfuse.bench import bench, render
+    from graphfuse.bench.compare import bench
+    from graphfuse.bench.result import render
 
     with status() as progress:
         result = bench(

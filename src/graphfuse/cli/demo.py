@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import RenderableType
 
-    from graphfuse.bench import BenchResult
+    from graphfuse.bench.result import BenchResult
     from graphfuse.compiler import Job
 
     Array = np.ndarray[Any, Any]
@@ -32,7 +32,7 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Compile the embedded model, a reader of handwritten digits: accuracy, regions, certificate and time."""
-    from graphfuse.bench import bench
+    from graphfuse.bench.compare import bench
     from graphfuse.compiler import STAGES, compile_model
     from graphfuse.demo import MODEL, accuracy, held_out_images
     from graphfuse.target import physical_cores
@@ -50,7 +50,7 @@ def command(
                     threads=(physical_cores(),),
                     inputs={"image": images[:batch]},
                     seconds=seconds,
-                    session=session,
+                    artifact=compiled.artifact,
                     progress=report,
                 )
                 for batch in _BATCHES
@@ -90,7 +90,7 @@ def _render(job: Job, shares: dict[str, float], same: int, count: int, results: 
     from rich.table import Table
     from rich.text import Text
 
-    from graphfuse.bench import render as render_bench
+    from graphfuse.bench.result import render as render_bench
     from graphfuse.cli.summary import certificate_text
     from graphfuse.explain import render_fusion
 

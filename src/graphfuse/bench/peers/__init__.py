@@ -1,6 +1,11 @@
 """The runtimes that a model can be timed against, one file each; the folder listing is the registry.
 
-A peer's file has `version() -> str` and `prepare(model, threads) -> Run`, and imports its runtime only inside them.
+A peer's file says how its runtime is used at its best for one process, and imports the runtime only inside functions:
+
+    PACKAGES   what pip installs for it
+    VIES       whether it computes in float32 as we do, so that a row's best peer may be it
+    TOLERANCE  error, as a share of the largest output, from which its result counts as wrong
+    version() -> str, prepare(subject) -> Ready
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -17,17 +23,39 @@ import numpy as np
 from graphfuse.errors import InputError
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Inputs by name -> outputs by name. Raises InputError when the runtime refuses the inputs."""
+
+# float32 through a hundred layers in any order of summation stays far below this; a wrong network does not.
+FLOAT32_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Peer:
-    """A runtime: its name, its version, and how it makes a model ready for so many threads."""
+class Subject:
+    """What a runtime is to run: an ONNX file on inputs by name, with so many threads.
 
-    name: str
-    version: Callable[[], str]
-    prepare: Callable[[Path, int], Run]
+    outputs: names in the model's order; folder: where conversions may be kept for the next time; artifact: folder of
+    the model compiled by graphfuse; torch_form: "module:argument", where module.with_weights(argument, onnx_model) is
+    the same network as a torch.nn.Module, or "" for a conversion from ONNX.
+    """
+
+    model: Path
+    inputs: Mapping[str, Array]
+    outputs: tuple[str, ...]
+    threads: int
+    folder: Path
+    artifact: Path | None = None
+    torch_form: str = ""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A model ready to run: `call` runs it once on the subject's inputs, `outputs` reads what a call returned.
+
+    notes: further facts about it, by name.
+    """
+
+    call: Callable[[], Any]
+    outputs: Callable[[Any], Mapping[str, Array]]
+    notes: Mapping[str, Any] | None = None
 
 
 def names() -> list[str]:
@@ -35,14 +63,13 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
-def find(name: str) -> Peer:
-    """The peer called `name`. Raises InputError when there is none, or its package is not installed."""
+def find(name: str) -> ModuleType:
+    """The module of the peer called `name`; its runtime need not be installed. Raises InputError when there is none."""
     if name not in names():
         raise InputError(f"there is no peer {name!r}", remedy=f"choose one of {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    peer = Peer(name, module.version, module.prepare)
-    try:
-        peer.version()
-    except ImportError as error:
-        raise InputError(f"the package {name} is not installed", remedy=f"pip install {name}") from error
-    return peer
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def vies(name: str) -> bool:
+    """Whether the peer computes in float32 as graphfuse does."""
+    return bool(find(name).VIES)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from graphfuse.errors import InputError, one_line
 
 if TYPE_CHECKING:
-    import numpy as np
+    from graphfuse.bench.peers import Ready, Subject
 
-    from graphfuse.bench.peers import Run
+PACKAGES = ("onnxruntime",)
+VIES = True
+TOLERANCE = 1e-3
 
 
 def version() -> str:
@@ -20,25 +20,23 @@ def version() -> str:
     return str(onnxruntime.__version__)
 
 
-def prepare(model: Path, threads: int) -> Run:
-    """The model loaded for `threads` threads. Raises InputError when onnxruntime does not load it."""
+def prepare(subject: Subject) -> Ready:
+    """The model loaded. Raises InputError when onnxruntime refuses it or the inputs."""
     import onnxruntime
+
+    from graphfuse.bench.peers import Ready
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = subject.threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4
+    inputs, names = dict(subject.inputs), list(subject.outputs)
     try:
-        session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(str(subject.model), options, providers=["CPUExecutionProvider"])
+        session.run(names, inputs)
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise InputError("onnxruntime does not load this model", where=str(model), why=one_line(str(error))) from error
-    names = [output.name for output in session.get_outputs()]
-
-    def run(inputs: Mapping[str, np.ndarray[Any, Any]]) -> Mapping[str, np.ndarray[Any, Any]]:
-        try:
-            return dict(zip(names, session.run(names, inputs), strict=True))
-        except Exception as error:
-            raise InputError("onnxruntime refuses these inputs", where=str(model), why=one_line(str(error))) from error
-
-    return run
+        raise InputError(
+            "onnxruntime does not run this model", where=str(subject.model), why=one_line(str(error))
+        ) from error
+    return Ready(lambda: session.run(names, inputs), lambda values: dict(zip(names, values, strict=True)))
