@@ -8,8 +8,7 @@ they split the items and directions, and one call runs all steps.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,13 +27,15 @@ from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
 
 from .function import Function, affine
-from .tile import Lanes, Tile, declare_accumulators, fits, multiply_add, registers_per_vector, row_variants
+from .tile import Lanes, Tile, declare_accumulators, fits, multiply_add, registers_per_vector
 
 # Where in memory a state was left by the step before, and where this one puts it.
 _PAST, _NEXT = Var("past"), Var("next")
 # The work of a step, in floating-point operations, from which on its units are split among threads: what
 # GF_WORK_PER_THREAD says is worth a second thread.
 _SHARED_STEP = 65536
+# What a batch of unknown size is reckoned with.
+_USUAL_ITEMS = (1, 2, 4, 8)
 # Above this many vector instructions the gates of a tile are computed in a loop over its rows.
 _INLINE = 320
 
@@ -91,30 +92,38 @@ class _Plan:
         self.calls = add(mul(nest.steps, len(nest.phases)), 2 if self.finals else 1)
 
     def _choose_tile(self) -> Tile:
-        """Rows of items by vectors of units, of all gates each."""
-        items = self.nest.items if isinstance(self.nest.items, int) else 1
+        """Items by vectors of units, of all gates each: what costs the fewest cycles."""
+        items = self.nest.items
+        counts = (items,) if isinstance(items, int) else _USUAL_ITEMS
         best: tuple[float, Tile] | None = None
         for v in range(1, min(8, self.vectors) + 1):
-            for r in range(1, 9):
-                if not self._fits(Tile(r, v)) or (isinstance(self.nest.items, int) and r > items):
+            for r in range(1, min(8, max(counts, default=1)) + 1):
+                tile = Tile(r, v)
+                if tile != Tile(1, 1) and not self._fits(tile):
                     continue
-                # Half of the columns for each of two threads; L2 gives a vector a cycle.
-                columns = ceildiv(ceildiv(self.vectors, v), 2)
-                n = self.gates * v
-                heights = [r] * (items // r) + ([items % r] if items % r else [])
-                total = columns * sum(max(n * h / 2, n, 4) + 1 for h in heights) - r / 100
+                total = sum(self._cycles(tile, n) / max(1, n) for n in counts)
                 if best is None or total < best[0]:
-                    best = (total, Tile(r, v))
-        if "GF_RNN_TILE" in os.environ:
-            return Tile(*map(int, os.environ["GF_RNN_TILE"].split("x")))
-        return best[1] if best else Tile(1, 1)
+                    best = (total, tile)
+        assert best is not None
+        return best[1]
 
     def _fits(self, tile: Tile) -> bool:
+        sums = tile.vectors * self.gates
         if tile.rows > 1:
-            return fits(Tile(tile.rows, tile.vectors * self.gates), self.target, self.nest.dtype)
-        # Weights that are used once come from memory into the multiplication.
-        need = (tile.vectors * self.gates + 2) * registers_per_vector(self.target, self.nest.dtype)
-        return need <= self.target.vector_registers // 2 + 2
+            return fits(Tile(tile.rows, sums), self.target, self.nest.dtype)
+        # Enough chains of sums to hide the latency of an addition; more only make the panels wider.
+        return sums * registers_per_vector(self.target, self.nest.dtype) <= 8
+
+    def _cycles(self, tile: Tile, items: int) -> float:
+        """Of one product of a step: two multiply-adds or, from L2, one vector of weights a cycle, and four cycles until
+        a sum can be added to again. Two threads share the panels."""
+        panels = ceildiv(ceildiv(self.vectors, tile.vectors), 2)
+        total = 0.0
+        for phase in self.nest.phases:
+            n = len(phase.gates) * tile.vectors
+            for height, count in _tiling(items, tile.rows):
+                total += count * (max(n * height / 2, n, 4) + 1)
+        return int(panels) * total
 
     def _memory(self) -> dict[str, _Kept]:
         nest, states = self.nest, [s.name for s in self.nest.states]
@@ -160,10 +169,11 @@ class _Plan:
     @property
     def heights(self) -> list[int]:
         """Tile heights that cover every range of items that a call may get."""
-        whole = self.nest.items if self.by_step else None
-        if isinstance(whole, int):
-            return row_variants(whole, self.tile.rows)
-        return [self.tile.rows >> k for k in range(self.tile.rows.bit_length())]
+        heights = [self.tile.rows >> k for k in range(self.tile.rows.bit_length())]
+        items = self.nest.items
+        if not self.by_step or not isinstance(items, int):
+            return heights
+        return [height for height, count in _tiling(items, self.tile.rows) if count]
 
     def packed(self, phase: Phase) -> Packed:
         """The weights of a phase: for each direction its panels, each units x gates x (vectors * lanes)."""
@@ -195,6 +205,13 @@ def _panels(blocks: np.ndarray, width: int, lanes: int) -> np.ndarray:
         panel[:, :, : part.shape[1]] = part.transpose(2, 0, 1)
         parts.append(panel.ravel())
     return np.concatenate(parts)
+
+
+def _tiling(items: int, height: int) -> Iterator[tuple[int, int]]:
+    """The heights of the tiles that cover so many items, by halves, and how many of each."""
+    while height:
+        yield height, items // height
+        items, height = items % height, height // 2
 
 
 class _Writer:
@@ -268,17 +285,24 @@ class _Writer:
 
     # ------------------------------------------------------------------ columns and items
 
-    def columns(self, w: Writer, body: Callable[[str, int, int], None]) -> None:
-        """Panels [c0, c1): `body(first unit, vectors, valid lanes of the last one or 0 for all)`."""
+    def columns(self, w: Writer, body: Callable[[str, int, int], None], backward: str = "") -> None:
+        """Panels [c0, c1): `body(first unit, vectors, valid lanes of the last one or 0 for all)`.
+
+        Where `backward` (C text) holds, from the last one to the first: what a step has left in the caches is used
+        first by the next.
+        """
         full, rest = divmod(self.nest.units, self.plan.width)
-        if full:
-            c = w.fresh("panel")
-            with w.loop(c, "c0", f"gf_min64(c1, {full})" if rest else "c1"):
-                body(w.let("int64_t", f"{c} * {self.plan.width}", "unit"), self.plan.tile.vectors, 0)
-        if rest:
-            with w.block(f"if (c1 > {full})"):
-                lanes = self.plan.lanes
-                body(w.let("int64_t", str(full * self.plan.width), "unit"), -(-rest // lanes), rest % lanes)
+        vectors, lanes = self.plan.tile.vectors, self.plan.lanes
+        i = w.fresh("i")
+        with w.loop(i, "c0", "c1"):
+            panel = w.let("int64_t", f"{backward} ? c0 + c1 - 1 - {i} : {i}", "panel") if backward else i
+            unit = w.let("int64_t", f"{panel} * {self.plan.width}", "unit")
+            if full:
+                with w.block(f"if ({panel} < {full})" if rest else ""):
+                    body(unit, vectors, 0)
+            if rest:
+                with w.block(f"if ({panel} == {full})" if full else ""):
+                    body(unit, -(-rest // lanes), rest % lanes)
 
     def each(self, w: Writer, scope: Scope, start: str, stop: str, body: Callable[[Scope], None]) -> None:
         """Every vector of units of every item by itself."""
@@ -348,7 +372,7 @@ class _Writer:
                     x = w.let(f"{c_type(self.dtype)} *", f"{source} + {affine([(row, item)], self.fn.params)}", "x")
                     self.tile(w, lanes, phase, Tile(height, vectors), x, item, base, row)
 
-        self.columns(w, panel)
+        self.columns(w, panel, f"({step} & 1)")
 
     def tile(self, w: Writer, lanes: Lanes, phase: Phase, tile: Tile, x: str, item: Dim, base: str, row: str) -> None:
         sums = Tile(tile.rows, tile.vectors * len(phase.gates))
@@ -371,13 +395,14 @@ class _Writer:
                 for v in range(tile.vectors):
                     self.unit(lanes[v].child(at, w), phase, [f"c{m}_{g}" for g in range(v, n, tile.vectors)])
             return
-        kept, m = w.fresh("sums"), w.fresh("m")
+        kept, counter = w.fresh("sums"), w.fresh("m")
         names = ", ".join(f"c{r}_{c}" for r in range(tile.rows) for c in range(n))
         w.line(f"const {vector_type(self.dtype)} {kept}[{tile.rows * n}] = {{{names}}};")
-        with w.loop(m, "0", str(tile.rows)):
-            at = {ITEM: f"({row} + {m})"}
+        with w.loop(counter, "0", str(tile.rows)):
+            at = {ITEM: f"({row} + {counter})"}
             for v in range(tile.vectors):
-                self.unit(lanes[v].child(at, w), phase, [f"{kept}[{m} * {n} + {g}]" for g in range(v, n, tile.vectors)])
+                sums = [f"{kept}[{counter} * {n} + {g}]" for g in range(v, n, tile.vectors)]
+                self.unit(lanes[v].child(at, w), phase, sums)
 
     def unit(self, scope: Scope, phase: Phase, sums: Sequence[str]) -> None:
         """The values of one vector of units, from its gates' sums."""

@@ -108,9 +108,12 @@ class Recurrence(Nest):
             states = {name: new[name] for name in states}
             for d, t in enumerate(at):
                 emitted[t, d] = y[d]
-        known = {**grid, **{Result(name, self.dtype): value for name, value in states.items()}}
+        known = grid | self._named(states)
         finals = [Result(s.name, self.dtype) if s.final is None else s.final for s in self.states]
         return [emitted, *(np.array(evaluator.element(e, shape, known)) for e in finals)]
+
+    def _named(self, values: Mapping[str, np.ndarray]) -> dict[Expr, np.ndarray]:
+        return {Result(name, self.dtype): value for name, value in values.items()}
 
     def _step(
         self,
@@ -122,7 +125,7 @@ class Recurrence(Nest):
         values = dict(states)
         y = np.zeros(shape)
         for phase in self.phases:
-            known = {**grid, **{Result(name, self.dtype): value for name, value in values.items()}}
+            known = dict(grid) | self._named(values)
             weights = evaluator.value(phase.weights).astype(np.float64)
             blocks = weights.reshape(weights.shape[0], -1, self.units, weights.shape[2])
             for k, gate in enumerate(phase.gates):

@@ -349,7 +349,8 @@ def _sample(
 def _samples(gates: int, activations: Sequence[str], states: int) -> list[Sample]:
     """What every layer has: directions, states, lengths, sizes of every kind, activations, clip, layout."""
     n = len(activations)
-    both, onnx = {"directions": 2, "direction": "bidirectional"}, {"reference": "onnx"}
+    both: dict[str, Any] = {"directions": 2, "direction": "bidirectional"}
+    onnx: dict[str, Any] = {"reference": "onnx"}
     others = ["LeakyRelu", "HardSigmoid", "ScaledTanh"][:n]
     more = ["Softplus", "ThresholdedRelu", "Affine"][:n]
     return [
@@ -364,7 +365,7 @@ def _samples(gates: int, activations: Sequence[str], states: int) -> list[Sample
         _sample(gates, 5, 3, 3, 5, direction="reverse", lengths=[1, 5, 2]),
         _sample(gates, 5, 2, 3, 17, clip=0.25),
         _sample(gates, 5, 2, 3, 5, activations=others, activation_alpha=[0.1, 0.3, 0.8], activation_beta=[0.4, 0.9]),
-        _sample(gates, 2, 2, 3, 5, **both, activations=more + activations[::-1], activation_alpha=[0.5, 0.7],
+        _sample(gates, 2, 2, 3, 5, **both, activations=[*more, *reversed(activations)], activation_alpha=[0.5, 0.7],
                 activation_beta=[0.2]),
         _sample(gates, 4, 2, 3, 5, activations=["Relu", "Softsign", "Elu"][:n]),
         _sample(gates, 5, 2, 3, 17, layout=1, states=states, **onnx),
