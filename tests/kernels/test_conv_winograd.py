@@ -67,11 +67,12 @@ RESIDUAL = Epilogue(lambda acc, load, lib: lib.maximum(acc + load("channel") + l
 SLOPE = {SWISH_GATE: 5.0}
 
 
-def pads(top: int, left: int, bottom: int, right: int) -> Window:
-    return window((3, 3), pads=((top, left), (bottom, right)))
+def pads(top: int, left: int, bottom: int, right: int, stride: int = 1) -> Window:
+    return window((3, 3), strides=(stride, stride), pads=((top, left), (bottom, right)))
 
 
 NONE, SAME = pads(0, 0, 0, 0), pads(1, 1, 1, 1)
+NONE_BY_2, SAME_BY_2 = pads(0, 0, 0, 0, 2), pads(1, 1, 1, 1, 2)
 
 
 def residual_in_a_slice(case: Case) -> Case:
@@ -100,6 +101,18 @@ CASES: dict[str, Case] = {
             (1, 64, 33, 65, 48, SAME, RESIDUAL),
         )
     },
+    **{
+        f"{n}x{c}x{h}x{w} -> {o} by 2": conv((n, c, h, w), o, where, epilogue=RESIDUAL)
+        for n, c, h, w, o, where in (
+            (1, 17, 1, 1, 17, SAME_BY_2),
+            (2, 31, 13, 14, 33, SAME_BY_2),
+            (1, 16, 32, 16, 16, SAME_BY_2),
+            (1, 24, 17, 33, 24, NONE_BY_2),
+            (2, 16, 14, 3, 17, NONE_BY_2),
+            (1, 17, 5, 7, 24, pads(2, 0, 1, 3, 2)),
+        )
+    },
+    "unknown size by 2": conv((B, 17, H, W), 33, SAME_BY_2, epilogue=RESIDUAL, env={"B": 2, "H": 13, "W": 18}),
     "whole tiles of 4": conv((1, 16, 16, 12), 17, SAME, epilogue=RESIDUAL),
     "whole tiles of 2": conv((1, 16, 8, 6), 17, SAME, epilogue=RESIDUAL),
     "whole tiles, long epilogue": conv((1, 16, 16, 12), 17, SAME, epilogue=SWISH_GATE),
@@ -135,27 +148,32 @@ CASES: dict[str, Case] = {
 # ---------------------------------------------------------------- the transforms
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_transforms_are_exact(m: int) -> None:
+TRANSFORMS = [(2, 3, 1), (4, 3, 1), (3, 4, 1), (2, 3, 2), (4, 3, 2), (2, 7, 2), (1, 1, 2), (2, 5, 3)]
+
+
+@pytest.mark.parametrize("m, taps, stride", TRANSFORMS)
+def test_transforms_are_exact(m: int, taps: int, stride: int) -> None:
     """output @ ((weights g) * (data d)) is bilinear in g and d, so equality for all unit vectors is a proof."""
-    output, weights, data = transforms(m, 3)
-    a = m + 2
+    output, weights, data = transforms(m, taps, stride)
+    positions, pixels = len(data), len(data[0])
+    assert pixels == stride * (m - 1) + taps
     assert all(float(np.float32(c)) == c for row in data for c in row)
     assert all(1 <= max(map(abs, row)) < 2 for row in data)
-    for i in range(3):
-        for j in range(a):
-            got = [sum(output[k][p] * weights[p][i] * data[p][j] for p in range(a)) for k in range(m)]
-            assert got == [Fraction(j == k + i) for k in range(m)]
+    for i in range(taps):
+        for j in range(pixels):
+            got = [sum(output[k][p] * weights[p][i] * data[p][j] for p in range(positions)) for k in range(m)]
+            assert got == [Fraction(j == k * stride + i) for k in range(m)]
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_two_dimensions_are_the_transform_of_both(m: int) -> None:
-    output, weights, data = (np.array(t, dtype=object) for t in transforms(m, 3))
+@pytest.mark.parametrize("m, taps, stride", TRANSFORMS)
+def test_two_dimensions_are_the_transform_of_both(m: int, taps: int, stride: int) -> None:
+    output, weights, data = (np.array(t, dtype=object) for t in transforms(m, taps, stride))
     rng = np.random.default_rng(m)
-    g, d = (np.vectorize(Fraction)(rng.integers(-9, 9, shape)) for shape in ((3, 3), (m + 2, m + 2)))
+    pixels = data.shape[1]
+    g, d = (np.vectorize(Fraction)(rng.integers(-9, 9, (size, size))) for size in (taps, pixels))
     got = output @ ((weights @ g @ weights.T) * (data @ d @ data.T)) @ output.T
-    wanted = [[(g * d[y : y + 3, x : x + 3]).sum() for x in range(m)] for y in range(m)]
-    assert got.tolist() == wanted
+    places = range(0, m * stride, stride)
+    assert got.tolist() == [[(g * d[y : y + taps, x : x + taps]).sum() for x in places] for y in places]
 
 
 def test_weights_are_rounded_once() -> None:
@@ -189,11 +207,11 @@ def size_of(case: Case, configuration: Configuration, kernel: ConvWinograd = KER
     return plan.my, plan.mx
 
 
-def magnitudes(m: int) -> list[np.ndarray]:
+def magnitudes(m: int, stride: int) -> list[np.ndarray]:
     """|A|, |G|, |D| of an axis; lines that are not transformed are summed tap by tap."""
     if m == 1:
         return [np.ones((1, 3)), np.eye(3), np.eye(3)]
-    return [np.abs(np.array(t, np.float64)) for t in transforms(m, 3)]
+    return [np.abs(np.array(t, np.float64)) for t in transforms(m, 3, stride)]
 
 
 def bound(case: Case, size: tuple[int, int]) -> np.ndarray:
@@ -208,15 +226,17 @@ def bound(case: Case, size: tuple[int, int]) -> np.ndarray:
     x, w = operands(case)
     image = np.abs(x).reshape(*x.shape[:2], *(evaluate(d, case.env) for d in g.size[1:]))
     spatial, before = ([evaluate(d, case.env) for d in dims[1:]] for dims in (g.out, g.before))
-    reach = [-(-n // m) * m + 2 for n, m in zip(spatial, size, strict=True)]
+    stride = g.strides[1]
+    whole_tiles = [-(-n // m) * m for n, m in zip(spatial, size, strict=True)]
+    reach = [(n - 1) * stride + 3 for n in whole_tiles]
     after = [max(0, r - b - n) for r, b, n in zip(reach, before, image.shape[2:], strict=True)]
     image = np.pad(image, [(0, 0), (0, 0), *zip(before, after, strict=True)])[:, :, : reach[0], : reach[1]]
-    (a_y, g_y, d_y), (a_x, g_x, d_x) = map(magnitudes, size)
-    window_shape = (size[0] + 2, size[1] + 2)
-    tiles = np.lib.stride_tricks.sliding_window_view(image, window_shape, (2, 3))[:, :, :: size[0], :: size[1]]
+    (a_y, g_y, d_y), (a_x, g_x, d_x) = (magnitudes(m, stride) for m in size)
+    windows = np.lib.stride_tricks.sliding_window_view(image, (d_y.shape[1], d_x.shape[1]), (2, 3))
+    tiles = windows[:, :, :: size[0] * stride, :: size[1] * stride]
     taps = g_y @ np.abs(w).reshape(*w.shape[:2], 3, 3) @ g_x.T
     sums = a_y @ np.einsum("ncyxpq,ocpq->noyxpq", d_y @ tiles @ d_x.T, taps, optimize=True) @ a_x.T
-    whole = sums.transpose(0, 1, 2, 4, 3, 5).reshape(*sums.shape[:2], reach[0] - 2, reach[1] - 2)
+    whole = sums.transpose(0, 1, 2, 4, 3, 5).reshape(*sums.shape[:2], *whole_tiles)
     pixels = whole[:, :, : spatial[0], : spatial[1]]
     terms = x.shape[1] * (3 if size[0] == 1 else 1)
     return (terms + 17) * UNIT * pixels.reshape([evaluate(d, case.env) for d in case.out.shape])
@@ -268,7 +288,7 @@ def test_against_float64(configuration: Configuration, subtests: pytest.Subtests
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"F{size[0]}x{size[1]}")
 def test_every_size_of_tiles(size: tuple[int, int], subtests: pytest.Subtests) -> None:
-    # Lines that are not transformed are for images of known width; others take another size there.
+    # Lines are kept for images of known width and stride 1; others take another size there.
     check_all(configurations()[-1], ConvWinograd([size, (2, 2)] if size[0] == 1 else [size]), subtests)
 
 
@@ -277,7 +297,12 @@ def test_position_by_position(size: tuple[int, int], subtests: pytest.Subtests) 
     usual = configurations()[-1]
     configuration = SmallCaches(usual.cpu, usual.cc, usual.quick)
     kernel = ConvWinograd([size])
-    cases = {f"{c} -> {o}": conv((2, c, 17, 14), o, SAME, epilogue=RESIDUAL) for c, o in ((64, 72), (33, 145))}
+    shapes = ((64, 72, SAME), (33, 145, SAME), (33, 145, SAME_BY_2))
+    cases = {
+        f"{c} -> {o}": conv((2, c, 17, 14), o, where, epilogue=RESIDUAL)
+        for c, o, where in shapes
+        if size[0] > 1 or where is SAME
+    }
     for name, built in build(cases, kernel, configuration).items():
         assert kernel.plan(built.case.site(), configuration.target).by_position
         with subtests.test(msg=name):
@@ -323,6 +348,8 @@ def test_tiles_are_large_where_there_are_enough() -> None:
     assert size(conv((1, 256, 14, 14), 256, SAME)) == (2, 4)
     assert size(conv((1, 512, 7, 7), 512, SAME)) == (1, 2)
     assert size(conv((16, 512, 7, 7), 512, SAME)) == (4, 4)
+    assert size(conv((1, 64, 56, 56), 128, SAME_BY_2)) == (4, 4)
+    assert size(conv((1, 128, 28, 28), 256, SAME_BY_2)) == (2, 2)
     assert size(CASES["unknown size"]) == (4, 4)
 
 
@@ -345,10 +372,10 @@ ACCURACY = {(1, 2): (4, 2), (2, 2): (4, 2), (2, 4): (24, 8), (4, 4): (64, 16)}
 
 
 @pytest.mark.parametrize("channels", [16, 128])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size, stride", [*((size, 1) for size in SIZES), ((2, 2), 2), ((2, 4), 2), ((4, 4), 2)])
 @every_configuration
-def test_accuracy(configuration: Configuration, size: tuple[int, int], channels: int) -> None:
-    case = conv((1, channels, 16, 16), 32, SAME)
+def test_accuracy(configuration: Configuration, size: tuple[int, int], stride: int, channels: int) -> None:
+    case = conv((1, channels, 16, 16), 32, pads(1, 1, 1, 1, stride))
     exact = reference(case)
     error = np.abs(build_one(case, configuration, ConvWinograd([size])).run() - exact).max()
     direct = np.abs(build_one(case, configuration, conv_direct.KERNEL).run() - exact).max()
@@ -438,7 +465,8 @@ def test_refusals_name_the_reason() -> None:
     assert refusal_of(conv((1, 16, 9, 9), 16, window((1, 3)))) == "the window is 1x3, not 3x3"
     assert refusal_of(conv((1, 16, 9), 16, window((3,)))) == "the window is 3, not 3x3"
     assert refusal_of(conv((1, 16, 5, 9, 9), 16, window((3, 3, 3)))) == "the window is 3x3x3, not 3x3"
-    for other in (window((3, 3), strides=(1, 2)), window((3, 3), dilations=(2, 1)), window((3, 3), groups=2)):
+    strides = [window((3, 3), strides=s) for s in ((1, 2), (2, 1), (3, 3))]
+    for other in (*strides, window((3, 3), dilations=(2, 1)), window((3, 3), groups=2)):
         assert refusal_of(conv((1, 32, 9, 9), 32, other)) == "stride, dilation or groups"
     assert refusal_of(conv((1, 16, 9, 9), 16, SAME, x_order=NCHW)) == "the channels are not the innermost axis"
     assert refusal_of(conv((1, 7, 9, 9), 16, SAME)) == "fewer channels than lanes"
@@ -460,7 +488,7 @@ def test_weights_that_are_not_finite_are_refused(value: float) -> None:
 
 SANITIZED = (
     "2x24x3x5 -> 17", "whole tiles of 4", "asymmetric", "padding wider than the window", "slices",
-    "unknown size, slices",
+    "unknown size, slices", "2x31x13x14 -> 33 by 2",
 )  # fmt: skip
 WITH_GCC = [c for c in configurations() if c.cc == "gcc"]
 

@@ -1,7 +1,7 @@
-"""Winograd convolution F(my x mx, 3 x 3): a 3x3 convolution of stride 1 with fewer multiplications.
+"""Winograd convolution F(my x mx, 3 x 3): a 3x3 convolution of stride 1 or 2 with fewer multiplications.
 
-An output tile of my x mx pixels needs an input tile of (my+2) x (mx+2). Both are transformed so that the convolution is
-a product at each position of the input tile, for which all tiles of a block and all channels are one matrix product.
+An output tile of my x mx pixels and its input tile are transformed so that the convolution is a product at each of some
+positions, (my+2) x (mx+2) for stride 1, for which all tiles of a block and all channels are one matrix product.
 With my = 1 only lines are transformed, and the three taps along y stay sums of the product: fewer weights, which pays
 where there are few tiles to share them. The weights are transformed at compile time, in float64.
 """
@@ -26,10 +26,11 @@ from .winograd_writer import WinogradWriter
 TAPS = 3
 # Output tiles to choose from, (lines, pixels).
 SIZES = ((4, 4), (2, 4), (2, 2), (1, 2))
+STRIDES = ((1, 1), (2, 2))
 
 
 class ConvWinograd:
-    """`conv_winograd`: 3x3, stride 1, channels last in memory."""
+    """`conv_winograd`: 3x3, stride 1 or 2, channels last in memory."""
 
     name = "conv_winograd"
     error_class = "winograd"
@@ -40,8 +41,9 @@ class ConvWinograd:
 
     def plan(self, site: ContractionSite, target: Target) -> WinogradPlan:
         """The size of tiles that costs least."""
-        known = isinstance(geometry(site).out[2], int)
-        sizes = [size for size in self._sizes if known or size[0] > 1]
+        g = geometry(site)
+        lines_only = isinstance(g.out[2], int) and g.strides[1] == 1
+        sizes = [size for size in self._sizes if lines_only or size[0] > 1]
         return min((WinogradPlan(site, target, size) for size in sizes), key=WinogradPlan.cost)
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
@@ -51,7 +53,7 @@ class ConvWinograd:
         g = geometry(site)
         if g.kernel != (1, TAPS, TAPS) or g.axes[0] is not None:
             return f"the window is {'x'.join(map(str, site.prim.attrs.kernel))}, not 3x3"
-        if g.strides != (1, 1, 1) or g.dilations != (1, 1, 1) or g.groups != 1:
+        if g.strides[1:] not in STRIDES or g.dilations != (1, 1, 1) or g.groups != 1:
             return "stride, dilation or groups"
         if g.x_channel != 1:
             return "the channels are not the innermost axis"
@@ -85,9 +87,16 @@ class WinogradPlan:
         self.g = g
         self.my, self.mx = size
         self.keeps_lines = self.my == 1
-        # Input lines and pixels of a tile that are transformed; and the taps along y that stay sums of the product.
-        self.ay, self.ax = 1 if self.keeps_lines else self.my + TAPS - 1, self.mx + TAPS - 1
+        # Per axis: output pixels x positions, positions x taps, positions x input pixels. With lines kept, the taps
+        # along y stay sums of the product.
+        one = identity(1)
+        self.stride = g.strides[1]
+        self.along_y = (one, identity(TAPS), one) if self.keeps_lines else transforms(self.my, TAPS, self.stride)
+        self.along_x = transforms(self.mx, TAPS, self.stride)
         self.taps_y = TAPS if self.keeps_lines else 1
+        (self.ay, self.pixels_y), (self.ax, self.pixels_x) = (
+            (len(data), len(data[0])) for _, _, data in (self.along_y, self.along_x)
+        )
         self.positions = self.ay * self.ax
         self.tiles_y, self.tiles_x = ceildiv(g.out[1], self.my), ceildiv(g.out[2], self.mx)
         self.channels = -(-g.channels // self.lanes) * self.lanes
@@ -159,10 +168,15 @@ class WinogradPlan:
     def is_padded(self) -> bool:
         """Whether a tile may reach outside the image."""
         g = self.g
-        return not all(
-            isinstance(out, int) and out % m == 0 and before == 0 and isinstance(size, int) and size >= out + TAPS - 1
-            for out, m, before, size in ((g.out[k], m, g.before[k], g.size[k]) for k, m in ((1, self.my), (2, self.mx)))
-        )
+
+        def fits_in(axis: int, m: int, pixels: int) -> bool:
+            out, size = g.out[axis], g.size[axis]
+            if g.before[axis] != 0 or not isinstance(out, int) or not isinstance(size, int):
+                return False
+            return (-(-out // m) - 1) * m * self.stride + pixels <= size
+
+        lines = self.pixels_y + self.taps_y - 1
+        return not (fits_in(1, self.my, lines) and fits_in(2, self.mx, self.pixels_x))
 
     def cost(self) -> float:
         """Microseconds on one thread: the products, or the weights where they take longer; and the transforms."""
@@ -178,7 +192,7 @@ class WinogradPlan:
         g = self.g
         fn = Function(self.site, self.site.index[1])
         WinogradWriter(self, fn).write(fn.body)
-        size = f"f{self.my}x{self.mx}"
+        size = f"f{self.my}x{self.mx}" + (f"_s{self.stride}" if self.stride > 1 else "")
         return KernelCode(
             hint=f"conv_winograd_{size}_f32_{self.tile.rows}x{self.width}",
             source=fn.source(),
@@ -194,8 +208,7 @@ class WinogradPlan:
     def packed(self) -> Packed:
         """The transformed weights, panel after panel: a panel holds positions x k x its output channels. By position:
         panels of k x their output channels, position after position."""
-        along_y = identity(TAPS) if self.keeps_lines else transforms(self.my, TAPS)[1]
-        along_x = transforms(self.mx, TAPS)[1]
+        along_y, along_x = self.along_y[1], self.along_x[1]
         vectors, lanes, taps_y, positions = self.tile.vectors, self.lanes, self.taps_y, self.positions
         by_position = self.by_position
 
@@ -209,7 +222,7 @@ class WinogradPlan:
             return np.concatenate([panels(part, vectors, lanes) for part in parts])
 
         order = "positions of panels" if by_position else "panels"
-        key = f"winograd F({self.my}, {self.mx}) {order} of {vectors}x{lanes}"
+        key = f"winograd F({self.my}, {self.mx}) stride {self.stride} {order} of {vectors}x{lanes}"
         return Packed(self.site.prim.args[1], arrange, F32, key)
 
 

@@ -1,4 +1,4 @@
-"""The arithmetic of Winograd convolutions: transforms F(m, r) as exact matrices, and as C on vector registers.
+"""The arithmetic of Winograd convolutions: transforms F(m, taps) as exact matrices, and as C on vector registers.
 
 The transforms follow A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), for the
 interpolation points given below, by Cook and Toom's construction.
@@ -12,18 +12,46 @@ from fractions import Fraction
 
 from graphfuse.codegen.writer import Writer
 
-# Finite interpolation points by their number; infinity is one more. In pairs of opposite sign, so that the two of a
-# pair share their sums. The five were chosen for the least error: a quarter of what 0, 1, -1, 2, -2 give. With seven,
+# Finite interpolation points by their number; infinity is one more. Chosen for the least error, and in pairs of opposite
+# sign, so that the two of a pair share their sums. The five have a quarter of the error of 0, 1, -1, 2, -2. With seven,
 # for F(6, 3), it is four times that of five at best.
 POINTS: dict[int, tuple[Fraction | int, ...]] = {
+    2: (0, 1),
     3: (0, 1, -1),
+    4: (Fraction(3, 8), Fraction(-3, 8), Fraction(5, 4), Fraction(-5, 4)),
     5: (0, Fraction(3, 4), Fraction(-3, 4), Fraction(3, 2), Fraction(-3, 2)),
 }
 
 Matrix = list[list[Fraction]]
 
 
-def transforms(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
+def transforms(m: int, taps: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
+    """(output m x p, weights p x taps, input p x pixels) transforms of m outputs by p multiplications.
+
+    Of a stride s, the taps k, k + s, k + 2 s, ... meet inputs that are s apart: s convolutions of stride 1, whose outputs
+    are added. So the transforms stand side by side, that of a single tap being the inputs themselves.
+    """
+    pixels = stride * (m - 1) + taps
+    output: Matrix = [[] for _ in range(m)]
+    weights: Matrix = []
+    data: Matrix = []
+    for phase in range(min(stride, taps)):
+        count = -(-(taps - phase) // stride)
+        out, w, d = cook_toom(m, count) if count > 1 else (identity(m), [[Fraction(1)]] * m, identity(m))
+        output = [row + more for row, more in zip(output, out, strict=True)]
+        weights += [_spread(row, taps, phase, stride) for row in w]
+        data += [_spread(row, pixels, phase, stride) for row in d]
+    return output, weights, data
+
+
+def _spread(row: Sequence[Fraction], length: int, first: int, step: int) -> list[Fraction]:
+    """The numbers of a row a step apart, zeros between them."""
+    spread = [Fraction(0)] * length
+    spread[first : first + step * len(row) : step] = row
+    return spread
+
+
+def cook_toom(m: int, taps: int) -> tuple[Matrix, Matrix, Matrix]:
     """(output m x a, weights a x taps, input a x a) transforms of F(m, taps), a = m + taps - 1.
 
     Row i of the input transform is scaled so that floats hold it exactly, its largest number from 1 to 2; the weights

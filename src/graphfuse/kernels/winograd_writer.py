@@ -13,7 +13,7 @@ from graphfuse.ops.expr import cost
 from .function import Function, affine
 from .tile import PREFETCH_STEP, Lanes, Tile, declare_accumulators, declare_prefetch, finish, multiply_add
 from .window import line_variables
-from .winograd import Matrix, by_columns, by_rows, identity, row_groups, transforms
+from .winograd import Matrix, by_columns, by_rows, row_groups
 
 if TYPE_CHECKING:
     from .conv_winograd import WinogradPlan
@@ -32,10 +32,8 @@ class WinogradWriter:
         site = plan.site
         self.x = fn.params.pointer(site.view(site.prim.args[0]), F32, "x")
         self.b = fn.params.pointer(plan.packed(), F32, "b")
-        self.output_x, _, self.input_x = transforms(plan.mx, 3)
-        self.output_y, self.input_y = identity(1), identity(1)
-        if not plan.keeps_lines:
-            self.output_y, _, self.input_y = transforms(plan.my, 3)
+        self.output_y, _, self.input_y = plan.along_y
+        self.output_x, _, self.input_x = plan.along_x
 
     def write(self, w: Writer) -> None:
         p = self.p
@@ -88,7 +86,7 @@ class WinogradWriter:
     def _transform_input(self, w: Writer) -> None:
         p, g, fn = self.p, self.g, self.fn
         top, left = fn.dim(g.before[1]), fn.dim(g.before[2])
-        w.line(f"const int64_t iy = ty * {p.my} - {top}, ix = tx * {p.mx} - {left};")
+        w.line(f"const int64_t iy = ty * {p.my * p.stride} - {top}, ix = tx * {p.mx * p.stride} - {left};")
         place = affine([("image", g.x_batch), ("iy", g.x_space[1]), ("ix", g.x_space[2])], fn.params)
         w.line(f"const float *const corner = {self.x} + ({place});")
         w.line(f"float *const to = data + t * {p.channels};")
@@ -103,16 +101,16 @@ class WinogradWriter:
             self._vectors(w, inner)
             return
         height, width = fn.dim(g.size[1]), fn.dim(g.size[2])
-        with w.block(f"if (iy >= 0 && ix >= 0 && iy + {p.ay} <= {height} && ix + {p.ax} <= {width})"):
+        with w.block(f"if (iy >= 0 && ix >= 0 && iy + {p.pixels_y} <= {height} && ix + {p.pixels_x} <= {width})"):
             self._vectors(w, inner)
         with w.block("else"):
-            w.line(f"const float *from[{p.positions}];")
-            for i in range(p.ay):
+            w.line(f"const float *from[{p.pixels_y * p.pixels_x}];")
+            for i in range(p.pixels_y):
                 inside = w.let("int", f"iy + {i} >= 0 && iy + {i} < {height}", "inside")
-                for j in range(p.ax):
+                for j in range(p.pixels_x):
                     within = f"{inside} && ix + {j} >= 0 && ix + {j} < {width}"
-                    w.line(f"from[{i * p.ax + j}] = {within} ? corner + {pixel(i, j)} : zeros;")
-            self._vectors(w, lambda i, j: f"from[{i * p.ax + j}] + c")
+                    w.line(f"from[{i * p.pixels_x + j}] = {within} ? corner + {pixel(i, j)} : zeros;")
+            self._vectors(w, lambda i, j: f"from[{i * p.pixels_x + j}] + c")
 
     def _vectors(self, w: Writer, address: Callable[[int, int], str]) -> None:
         """Transform a tile, one vector of channels after another; `address` = C text of channel c of a pixel."""
@@ -131,11 +129,11 @@ class WinogradWriter:
         p = self.p
         for group in row_groups(self.input_y):
             rows: Matrix = [self.input_y[i] for i in group]
-            used = [i for i in range(p.ay) if any(row[i] for row in rows)]
+            used = [i for i in range(p.pixels_y) if any(row[i] for row in rows)]
             with w.block():
                 halves: list[list[str]] = [[] for _ in group]
-                for j in range(p.ax):
-                    names = ["" for _ in range(p.ay)]
+                for j in range(p.pixels_x):
+                    names = ["" for _ in range(p.pixels_y)]
                     for i in used:
                         names[i] = w.let("gf_f32", load(i, j), "x")
                     for half, text in zip(halves, by_rows(w, rows, names), strict=True):
