@@ -12,9 +12,9 @@ from fractions import Fraction
 
 from graphfuse.codegen.writer import Writer
 
-# Finite interpolation points by their number; infinity is one more. Chosen for the least error, and in pairs of opposite
-# sign, so that the two of a pair share their sums. The five have a quarter of the error of 0, 1, -1, 2, -2. With seven,
-# for F(6, 3), it is four times that of five at best.
+# Finite interpolation points by their number; infinity is one more. Chosen for the least error, and in pairs of
+# opposite sign, so that the two of a pair share their sums. The five have a quarter of the error of 0, 1, -1, 2, -2.
+# With seven, for F(6, 3), it is four times that of five at best.
 POINTS: dict[int, tuple[Fraction | int, ...]] = {
     2: (0, 1),
     3: (0, 1, -1),
@@ -28,8 +28,8 @@ Matrix = list[list[Fraction]]
 def transforms(m: int, taps: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
     """(output m x p, weights p x taps, input p x pixels) transforms of m outputs by p multiplications.
 
-    Of a stride s, the taps k, k + s, k + 2 s, ... meet inputs that are s apart: s convolutions of stride 1, whose outputs
-    are added. So the transforms stand side by side, that of a single tap being the inputs themselves.
+    Of a stride s, the taps k, k + s, k + 2 s, ... meet inputs that are s apart: s convolutions of stride 1, whose
+    outputs are added. So the transforms stand side by side, that of a single tap being the inputs themselves.
     """
     pixels = stride * (m - 1) + taps
     output: Matrix = [[] for _ in range(m)]
