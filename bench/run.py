@@ -6,6 +6,7 @@ python bench/run.py --models resnet18,mlp --peers onnxruntime,openvino --quick
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from contextlib import nullcontext
@@ -63,6 +64,7 @@ def main() -> int:
     chosen.output.parent.mkdir(parents=True, exist_ok=True)
     report = load_report(chosen.output) if chosen.resume and chosen.output.exists() else here(seconds, rounds)
     interrupted = False
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with nullcontext(chosen.folder) if chosen.folder else tempfile.TemporaryDirectory() as folder:
         settings = Settings(Path(folder).resolve(), runtimes, threads, seconds, rounds)
         try:

@@ -140,9 +140,16 @@ def test_tables_hold_times_ratios_and_reasons() -> None:
     assert "4.000 6.000" in row
     assert "wrong" in row
     assert "geometric mean of 2 ratios at batch 1: 1.000" in shown
-    assert "second <&>, ncnn, 2 threads: wrong: its output is off by 0.5" in shown
+    assert "second <&>, ncnn: wrong: its output is off by 0.5 (2 threads)" in shown
     assert "the same bits on 1 and 2 threads and from run to run: 3 of 3 models" in shown
     assert "nothing was measured" in text_of(Report())
+
+
+def test_a_missing_package_is_one_line() -> None:
+    gone = [cell("ncnn", threads, None, status="missing", reason="No module named 'ncnn'") for threads in (1, 2)]
+    shown = text_of(Report(cases=[Case("a", cells=gone), Case("b", cells=gone)]))
+    assert shown.count("ncnn is not installed: pip install ncnn pnnx") == 1
+    assert "No module" not in shown
 
 
 def test_the_cost_of_a_call_is_told_on_the_smallest_model() -> None:

@@ -20,6 +20,7 @@ from graphfuse.bench.timing import turn
 from graphfuse.bench.worker import digest, load_arrays, save_arrays
 from graphfuse.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[1]
 # Runtimes that misbehave, as modules that a worker finds on its path.
 RUNTIME = """
 from __future__ import annotations
@@ -174,6 +175,25 @@ def test_a_worker_holds_its_runtime_alone() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    """The program of `make bench`: results, picture and tables; the tables again; what it does not know."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "bench" / "run.py"), "--output", str(tmp_path / "out" / "r.json")]
+        return subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, cwd=tmp_path)
+
+    done = run("--models", "mlp", "--peers", "onnxruntime", "--quick", "--seconds", "0.03")
+    assert done.returncode == 0, done.stderr
+    assert "mlp: 2 threads, preparing onnxruntime" in done.stderr
+    report = load_report(tmp_path / "out" / "r.json")
+    assert report.cases[0].ratio(2) is not None
+    assert "<svg" in (tmp_path / "out" / "r.svg").read_text()
+    assert "geometric mean of 1 ratios" in done.stdout
+    assert run("--show").stdout == done.stdout
+    assert "there is no model 'x'" in run("--models", "x").stderr
+    assert "there is no peer 'y'" in run("--peers", "y").stderr
 
 
 # ---------------------------------------------------------------- turns

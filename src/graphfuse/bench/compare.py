@@ -12,10 +12,9 @@ import numpy as np
 from graphfuse import compiler
 from graphfuse.bench import peers
 from graphfuse.bench.inputs import accepted_inputs
-from graphfuse.bench.record import OK, OURS, Case, here
+from graphfuse.bench.record import MISSING, OK, OURS, Case, here
 from graphfuse.bench.result import BenchResult, timing
 from graphfuse.bench.suite import Settings, Spec, check_runtimes, measure
-from graphfuse.bench.worker import MISSING
 from graphfuse.errors import InputError
 from graphfuse.runtime.session import Session
 from graphfuse.target import physical_cores

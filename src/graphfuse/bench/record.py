@@ -23,6 +23,7 @@ OURS = "graphfuse"
 FORMAT, FORMAT_VERSION = "graphfuse bench", 1
 
 OK, WRONG, LOST = "ok", "wrong", "lost"
+UNSUPPORTED, MISSING, FAILED = "unsupported", "missing", "failed"
 
 
 @dataclass

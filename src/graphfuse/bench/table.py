@@ -8,7 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from graphfuse.bench.record import OK, OURS, VYING, Case, Cell, Report
+from graphfuse.bench import peers
+from graphfuse.bench.record import MISSING, OK, OURS, VYING, Case, Cell, Report
 from graphfuse.errors import one_line
 
 TITLES = {
@@ -96,11 +97,24 @@ def remarks(report: Report) -> list[str]:
     lines = [f"the same bits on {counts} threads and from run to run: {len(same)} of {len(same) + len(other)} models"]
     lines += [f"  not {', '.join(other)}"] if other else []
     lines += _call_lines(report)
+    lines += _problem_lines(report)
+    return [one_line(line) for line in lines]
+
+
+def _problem_lines(report: Report) -> list[str]:
+    """Why cells have no times: packages to install once, the same reason on several threads once."""
+    problems: dict[str, list[int]] = {}
+    absent: dict[str, None] = {}
     for case in report.cases:
         for cell in case.cells:
-            if cell.status != OK:
-                lines.append(f"{case.name}, {cell.runtime}, {cell.threads} threads: {cell.status}: {cell.reason}")
-    return [one_line(line) for line in lines]
+            if cell.status == MISSING:
+                absent[cell.runtime] = None
+            elif cell.status != OK:
+                what = f"{case.name}, {cell.runtime}: {cell.status}: {cell.reason}"
+                problems.setdefault(what, []).append(cell.threads)
+    packages = {name: " ".join(peers.find(name).PACKAGES) for name in absent if name in peers.names()}
+    lines = [f"{name} is not installed: pip install {needed}" for name, needed in packages.items()]
+    return lines + [f"{what} ({', '.join(map(str, sorted(found)))} threads)" for what, found in problems.items()]
 
 
 def _call_lines(report: Report) -> list[str]:

@@ -26,7 +26,7 @@ from graphfuse.errors import GraphfuseError, one_line
 
 Array = np.ndarray[Any, Any]
 
-READY, UNSUPPORTED, MISSING, FAILED = "ready", "unsupported", "missing", "failed"
+READY, UNSUPPORTED, MISSING, FAILED = "ready", "unsupported", "missing", "failed"  # as in record.py, which imports more
 
 
 def main() -> None:
