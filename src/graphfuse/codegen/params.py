@@ -16,18 +16,22 @@ class Params:
     def __init__(self, head: Writer) -> None:
         self._head = head
         self._pointer_names: dict[object, str] = {}
+        self._declared: dict[object, Writer] = {}  # of pointers that are only read so far
         self._dim_names: dict[Dim, str] = {}
         self.pointers: list[object] = []
         self.dims: list[Dim] = []
 
     def pointer(self, key: object, dtype: DType, hint: str, *, written: bool = False) -> str:
-        """The C name of a pointer argument."""
+        """The C name of a pointer argument; what is written anywhere in the function is no pointer to const."""
         if key not in self._pointer_names:
             name = self._head.fresh(hint)
-            const = "" if written else "const "
-            self._head.line(f"{const}{c_type(dtype)} *restrict {name} = p[{len(self.pointers)}];")
+            self._declared[key] = self._head.section()
+            self._declared[key].line(f"const {c_type(dtype)} *restrict {name} = p[{len(self.pointers)}];")
             self._pointer_names[key] = name
             self.pointers.append(key)
+        if written and key in self._declared:
+            # An operand may be read here first, and then be overwritten by a result in its place.
+            self._declared.pop(key).replace("const ", "")
         return self._pointer_names[key]
 
     def alias(self, key: object, name: str) -> None:

@@ -21,6 +21,10 @@ class Writer:
     def line(self, text: str = "") -> None:
         self._parts.append("  " * self._depth + text if text else "")
 
+    def replace(self, old: str, new: str) -> None:
+        """Replace the first occurrence of a text in each line written here."""
+        self._parts = [part.replace(old, new, 1) if isinstance(part, str) else part for part in self._parts]
+
     def comment(self, text: str) -> None:
         """A comment; the text may come from a stranger's model, so it can't end the comment or start another."""
         safe = "".join(c if c.isprintable() and ord(c) < 127 else "?" for c in text)

@@ -19,6 +19,7 @@ class ConvDepthwise:
 
     name = "conv_depthwise"
     error_class = "reassociated"
+    in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         if (reason := refusal(site, "conv")) is not None:

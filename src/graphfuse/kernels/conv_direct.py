@@ -24,6 +24,7 @@ class ConvDirect:
 
     name = "conv_direct"
     error_class = "reassociated"
+    in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         return refusal(site, "conv")

@@ -28,6 +28,7 @@ class ConvTranspose:
 
     name = "conv_transpose"
     error_class = "reassociated"
+    in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         return refusal(site, "conv_transpose")

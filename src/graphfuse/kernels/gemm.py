@@ -60,6 +60,7 @@ class Gemm:
 
     name = "gemm"
     error_class = "reassociated"
+    in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         prim = site.prim

@@ -19,6 +19,7 @@ class Pool:
 
     name = "pool"
     error_class = "reassociated"
+    in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
         kind = site.prim.kind

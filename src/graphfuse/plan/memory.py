@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, is_static, maximum, mul
 from graphfuse.plan.view import Buffer
 
 ALIGNMENT = 64
+_TRIES = 40  # orders of placing buffers
+_WIDE = 8 * ALIGNMENT  # bytes of an item from which on rounding each up to whole cache lines wastes little
+_MOST_TRIED = 200  # buffers up to which that takes a tenth of a second
 
 
 @dataclass
@@ -43,7 +49,7 @@ def lay_out(lifetimes: list[Lifetime]) -> Arena:
     """Place buffers so that no two of overlapping lifetimes overlap in memory."""
     if is_static(*(x.buffer.elements for x in lifetimes)):
         return _by_offset(lifetimes)
-    return _by_slot(lifetimes)
+    return min(_by_measure(lifetimes), _by_slot(lifetimes), key=lambda arena: estimate(arena.size))
 
 
 def lay_out_apart(lifetimes: list[Lifetime]) -> Arena:
@@ -56,19 +62,88 @@ def lay_out_apart(lifetimes: list[Lifetime]) -> Arena:
 
 
 def _by_offset(lifetimes: list[Lifetime]) -> Arena:
-    """Greedy by size: the largest first, each at the lowest gap among those it overlaps in time."""
+    """With sizes that are known."""
+    offsets, size = _packed([(int(x.size), x.first, x.last) for x in lifetimes])  # type: ignore[call-overload]
+    return Arena({x.buffer: offset for x, offset in zip(lifetimes, offsets, strict=True)}, size)
+
+
+def _by_measure(lifetimes: list[Lifetime]) -> Arena:
+    """Buffers whose sizes are numbers of times the same expression, such as the batch, are packed like known ones.
+
+    Those of one expression share memory with each other only.
+    """
+    groups: dict[Dim, list[tuple[Lifetime, int]]] = {}
+    for x in lifetimes:
+        count, unit = _measured(x.buffer.bytes)
+        groups.setdefault(unit, []).append((x, count))
     arena = Arena()
-    placed: list[tuple[int, int, Lifetime]] = []
-    for x in sorted(lifetimes, key=lambda x: (-int(x.size), x.first)):  # type: ignore[arg-type]
-        size, offset = int(x.size), 0  # type: ignore[arg-type]
-        for start, end, _ in sorted((p for p in placed if p[2].overlaps(x)), key=lambda p: p[:2]):
+    for unit, members in groups.items():
+        offsets, size = _packed([(count, x.first, x.last) for x, count in members])
+        start = arena.size
+        arena.size = add(start, mul(size, unit))
+        for (x, _), offset in zip(members, offsets, strict=True):
+            arena.offsets[x.buffer] = add(start, mul(offset, unit))
+    return arena
+
+
+def _measured(size: Dim) -> tuple[int, Dim]:
+    """A size as a number of bytes times an expression: 3 * 4 N M as (12, N M), rounded up to whole cache lines."""
+    if isinstance(size, int):
+        return int(aligned(size)), 1  # type: ignore[call-overload]
+    count, unit = size.as_coeff_Mul()
+    if count.is_Integer and count >= _WIDE and unit.is_integer:
+        return int(aligned(int(count))), unit  # type: ignore[call-overload]
+    return ALIGNMENT, ceildiv(size, ALIGNMENT)
+
+
+def _packed(spans: Sequence[tuple[int, int, int]]) -> tuple[list[int], int]:
+    """Offsets of buffers of (bytes, first call, last call), and the bytes that they take together.
+
+    Greedy: one after the other at the lowest gap among those it overlaps in time, the largest first. Where that takes
+    more than what lives at the same time, other orders are tried: what ended on top comes first.
+    """
+    order = sorted(range(len(spans)), key=lambda k: (-spans[k][0], spans[k][1]))
+    least = max(live(spans), default=0)
+    offsets, size = _placed(spans, order)
+    tried = order
+    for _ in range(_TRIES if len(spans) <= _MOST_TRIED else 0):
+        if size <= least:
+            break
+        found, total = _placed(spans, tried)
+        if total < size:
+            offsets, size = found, total
+        top = max(tried, key=lambda k: found[k] + spans[k][0])
+        place = tried.index(top)
+        # To the front; what is there already on top changes places with the next in line.
+        tried = [top, *tried[:place], *tried[place + 1 :]] if place else [*tried[1:2], tried[0], *tried[2:]]
+    return offsets, size
+
+
+def _placed(spans: Sequence[tuple[int, int, int]], order: Sequence[int]) -> tuple[list[int], int]:
+    """Offsets of all buffers, placed in this order, and the bytes that they take."""
+    offsets, total = [0] * len(spans), 0
+    placed: list[tuple[int, int, int, int]] = []  # (offset, end, first, last), by offset
+    for k in order:
+        size, first, last = spans[k]
+        offset = 0
+        for start, end, begin, until in placed:
+            if begin > last or until < first:
+                continue
             if start - offset >= size:
                 break
             offset = max(offset, end)
-        placed.append((offset, offset + size, x))
-        arena.offsets[x.buffer] = offset
-        arena.size = max(int(arena.size), offset + size)  # type: ignore[arg-type]
-    return arena
+        insort(placed, (offset, offset + size, first, last))
+        offsets[k], total = offset, max(total, offset + size)
+    return offsets, total
+
+
+def live(spans: Sequence[tuple[int, int, int]]) -> list[int]:
+    """Bytes in use at each call, for buffers of (bytes, first call, last call)."""
+    change = [0] * (2 + max((last for _, _, last in spans), default=-1))
+    for size, first, last in spans:
+        change[first] += size
+        change[last + 1] -= size
+    return list(accumulate(change))[:-1]
 
 
 def _by_slot(lifetimes: list[Lifetime]) -> Arena:

@@ -143,7 +143,9 @@ class NestKernel(Protocol):
 class Kernel(Protocol):
     """A way to compute a site.
 
-    error_class: "exact", "reassociated" (the same sums in another order) or "winograd".
+    error_class: "exact", "reassociated" (the same sums in another order) or "winograd". One that has `in_place = True`
+    reads each element of an epilogue's operand just before it stores the result's element there, and no other time:
+    its result may take the operand's place.
     """
 
     name: str
