@@ -52,8 +52,9 @@ class ConvFirst:
         return None
 
     def cost(self, site: ContractionSite, target: Target) -> float:
-        """Microseconds on one thread: multiply-adds at 80 % of two vectors a cycle and 3 GHz; at 65 % with 16 registers,
-        as smaller tiles fetch more."""
+        """Microseconds on one thread: multiply-adds at 80 % of two vectors a cycle and 3 GHz; smaller tiles, where there
+        are 16 registers, fetch more: 65 %.
+        """
         p = _Plan(site, target)
         share = 0.8 if target.vector_registers > 16 else 0.65
         g = p.g
