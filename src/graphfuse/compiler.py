@@ -33,7 +33,7 @@ from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.account import account
 from graphfuse.plan.in_place import take_places
-from graphfuse.plan.planner import Choose, Plan, cheapest, plan
+from graphfuse.plan.planner import Choose, Plan, cheapest, leanest, plan
 from graphfuse.plan.strips import chain_calls
 from graphfuse.plan.text import fusion_text, plan_text
 from graphfuse.runtime.preamble import pool_source, preamble
@@ -121,7 +121,8 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
     if options.tune:
         planned = _tuned(job, fusion, calls_of)
     else:
-        planned = calls_of(fusion)
+        lean = options.optimize == "memory"
+        planned = calls_of(fusion, leanest(job.target.l2) if lean else cheapest)
         if options.strips:
             planned = chain_calls(planned, strip, job.target, options.optimize)
     planned = take_places(planned)

@@ -30,7 +30,7 @@ def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
             ledger.settle(names, fate, into=into, by="plan", reason=reason)  # type: ignore[arg-type]
     with assuming(fusion.program.one_item):
         for region in fusion.regions:
-            _record_edges(fusion, region, ledger)
+            _record_edges(fusion, plan, region, ledger)
     for call in plan.calls:
         for step in call.parts or (call,):
             how = step.code.describe or step.kernel
@@ -92,7 +92,7 @@ def _end_of_view(fusion: Fusion, plan: Plan, node: ir.Node) -> tuple[str, str, s
     return "fused", near[0] if near else "", "other strides over the same memory, no copy"
 
 
-def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:
+def _record_edges(fusion: Fusion, plan: Plan, region: Region, ledger: Ledger) -> None:
     program = fusion.program
     inside = set(map(id, region.tensors))
     seen: set[tuple[str, str]] = set()
@@ -106,6 +106,9 @@ def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:
                 if key in seen:
                     continue
                 seen.add(key)
+                apart = plan.strips.get((key[0], region.name))
+                if apart == "":
+                    continue  # it runs strip by strip: the value does not exist whole
                 verdict = fusion.verdicts.get((a, t)) or _default(fusion, t, through)
                 size = 2 * estimate(product(source.shape)) * item_bytes(source.dtype)
                 ledger.edges.append(
@@ -115,7 +118,7 @@ def _record_edges(fusion: Fusion, region: Region, ledger: Ledger) -> None:
                         value=value,
                         condition=verdict.condition,
                         culprit=verdict.culprit,
-                        remedy=verdict.remedy,
+                        remedy=verdict.remedy or (f"not strip by strip: {apart}" if apart else ""),
                         bytes=size,
                         predicted_us=round(size / BYTES_PER_US, 2),
                     )

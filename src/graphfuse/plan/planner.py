@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
 
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
 from graphfuse.fuse.guards import Guard
 from graphfuse.fuse.passes import RowProgram, schedule
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
-from graphfuse.graph.dims import Dim, assuming, same
+from graphfuse.graph.dims import Dim, assuming, estimate, same
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reshape, Slice, Tensor, Transpose
@@ -30,11 +29,18 @@ from graphfuse.target import Target
 RowsEmitter = Callable[[RowProgram, dict[Tensor, View], Target], KernelCode]
 
 
-class Candidate(NamedTuple):
-    """A kernel that accepts a contraction, and its predicted microseconds on one thread."""
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A kernel that accepts a contraction; cost: its predicted microseconds on one thread."""
 
     kernel: Kernel
     cost: float
+    emit: Callable[[], KernelCode]
+
+    @cached_property
+    def code(self) -> KernelCode:
+        """The kernel as emitted."""
+        return self.emit()
 
 
 Choose = Callable[[Tensor, Sequence[Candidate]], Candidate]
@@ -44,6 +50,16 @@ Choose = Callable[[Tensor, Sequence[Candidate]], Candidate]
 def cheapest(anchor: Tensor, candidates: Sequence[Candidate]) -> Candidate:
     """The kernel of the least predicted time."""
     return candidates[0]
+
+
+def leanest(most: int) -> Choose:
+    """The kernel of the least predicted time of those that want no more bytes of scratch on each thread, or least."""
+
+    def choose(anchor: Tensor, candidates: Sequence[Candidate]) -> Candidate:
+        sizes = [max(most, estimate(c.code.scratch)) for c in candidates]
+        return candidates[sizes.index(min(sizes))]
+
+    return choose
 
 
 @dataclass
@@ -86,6 +102,8 @@ class Plan:
     constants: dict[Buffer, Tensor]  # weight buffers holding a constant as it is
     copies: dict[Tensor, str] = field(default_factory=dict)  # views and placements that cost a copy, and why
     one_item: dict[str, int] = field(default_factory=dict)  # the sizes that costs were reckoned with
+    # Labels of neighbouring calls -> why they do not run strip by strip, "" where they do.
+    strips: dict[tuple[str, str], str] = field(default_factory=dict)
     homes: dict[Buffer, Buffer] = field(default_factory=dict)  # buffers of results that took the place of an operand
 
     @property
@@ -369,7 +387,8 @@ class _Planner:
         for kernel in self.kernels:
             reason = kernel.accepts(site, self.target)
             if reason is None:
-                candidates.append(Candidate(kernel, kernel.cost(site, self.target)))
+                cost = kernel.cost(site, self.target)
+                candidates.append(Candidate(kernel, cost, partial(kernel.emit, site, self.target)))
             else:
                 reasons.append(f"{kernel.name}: {reason}")
         if not candidates:
@@ -377,16 +396,17 @@ class _Planner:
             self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
             return None
         candidates.sort(key=lambda c: c.cost)
-        kernel, cost = self.choose(anchor, candidates)
+        chosen = self.choose(anchor, candidates)
+        kernel = chosen.kernel
         call = Call(
-            kernel.emit(site, self.target),
+            chosen.code,
             region.name,
             (),
             region,
             kernel.name,
             results=[views[t] for t in region.outputs],
             lines=kernel.lines(site, self.target),
-            cost=cost,
+            cost=chosen.cost,
             for_any_rows=partial(kernel.emit, site, self.target, any_rows=True),
             candidates=tuple(candidates),
         )

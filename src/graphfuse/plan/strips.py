@@ -73,8 +73,9 @@ def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str, gain:
     optimize: "speed" or "memory"; gain: the microseconds that a chain was measured to win, None for one that was not.
     """
     with assuming(plan.one_item):
-        chains = _Chooser(plan.calls, writer, target, optimize, gain).run()
-    return joined(plan, writer, chains)
+        chooser = _Chooser(plan.calls, writer, target, optimize, gain)
+        chains = chooser.run()
+        return replace(joined(plan, writer, chains), strips=chooser.verdicts(chains))
 
 
 def possible_chains(plan: Plan, writer: Writer, target: Target) -> list[Chain]:
@@ -117,11 +118,17 @@ def _link(call: Call) -> Link:
 
 def links(calls: Sequence[Call]) -> list[bool]:
     """For every call but the last, whether it can run strip by strip with the next."""
+    uses = _uses(calls)
+    return [why_apart(a, b, uses) is None for a, b in pairwise(calls)]
+
+
+def _uses(calls: Sequence[Call]) -> dict[Buffer, int]:
+    """How many calls name each buffer."""
     uses: dict[Buffer, int] = {}
     for call in calls:
         for buffer in call.buffers:
             uses[buffer] = uses.get(buffer, 0) + 1
-    return [why_apart(a, b, uses) is None for a, b in pairwise(calls)]
+    return uses
 
 
 def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | None:
@@ -159,6 +166,7 @@ class _Chooser:
         self.measured: Gain = gain or (lambda _: None)
         self.linked = links(calls)
         self.born, self.dead = _bytes_over_time(calls)
+        self.last_use = {x.buffer: x.last for x in lifetimes(calls)}
 
     def run(self) -> list[Chain]:
         options = self.options()
@@ -172,7 +180,7 @@ class _Chooser:
 
     def _chains_from(self, first: int) -> Iterator[Chain]:
         own = estimate(self.calls[first].code.scratch) * self.target.cores
-        yield Chain(first, first, live=self._live(first, first) + own)
+        yield Chain(first, first, live=self._live(first, first) + own - self._overwritten(first))
         last = first
         while last + 1 < len(self.calls) and last - first + 1 < LONGEST and self.linked[last]:
             last += 1
@@ -192,6 +200,19 @@ class _Chooser:
             chain = Chain(first, last, height, gain, live)
             measured = self.measured(chain)
             yield chain if measured is None else replace(chain, gain=measured)
+
+    def verdicts(self, chains: Sequence[Chain]) -> dict[tuple[str, str], str]:
+        """For each two neighbouring calls why they are apart, "" where they are not."""
+        uses = _uses(self.calls)
+        inside = {k for c in chains for k in range(c.first, c.last)}
+        found: dict[tuple[str, str], str] = {}
+        for k, (a, b) in enumerate(pairwise(self.calls)):
+            reason = "" if k in inside else why_apart(a, b, uses)
+            if reason is None:
+                best = max(c.gain for c in self._heights(k, k + 1))
+                reason = f"predicted to take {-best:.1f} us longer" if best < 0 else "another chain wins more"
+            found[a.label, b.label] = reason
+        return found
 
     def _best(self, options: list[list[Chain]], limit: int | None) -> list[Chain]:
         """The chains of most gain; without a limit only such as gain, with one only such as stay within it."""
@@ -218,6 +239,12 @@ class _Chooser:
         """Bytes of the arena in use while calls [first, last] run as one."""
         held = [estimate(aligned(call.results[0].buffer.bytes)) for call in self.calls[first:last]]
         return self.born[last] - self.dead[first] - sum(held)
+
+    def _overwritten(self, k: int) -> int:
+        """Bytes of the result of call k where it can take the place of an operand that nobody reads after it."""
+        call = self.calls[k]
+        dying = [v for v in call.overwrites if self.last_use.get(v.buffer) == k]
+        return estimate(aligned(call.results[0].buffer.bytes)) if dying else 0
 
     def _least_live(self, options: list[list[Chain]]) -> int:
         """The smallest that the largest live size can be."""
