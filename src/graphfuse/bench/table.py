@@ -97,6 +97,8 @@ def remarks(report: Report) -> list[str]:
     lines = [f"the same bits on {counts} threads and from run to run: {len(same)} of {len(same) + len(other)} models"]
     lines += [f"  not {', '.join(other)}"] if other else []
     lines += _call_lines(report)
+    versions = {cell.runtime: cell.version for case in report.cases for cell in case.cells if cell.version}
+    lines.append(", ".join(f"{_title(name)} {versions[name]}" for name in report.runtimes() if name in versions))
     lines += _problem_lines(report)
     return [one_line(line) for line in lines]
 

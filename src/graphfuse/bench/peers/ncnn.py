@@ -52,7 +52,7 @@ def prepare(subject: Subject) -> Ready:
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage"):
         setattr(net.opt, option, False)
     if net.load_param(f"{stem}.ncnn.param") or net.load_model(f"{stem}.ncnn.bin"):
-        raise InputError("not converted to ncnn", why="ncnn does not load what pnnx wrote")
+        raise InputError("not converted to ncnn", why=_unknown_layers(stem))
     mats = [
         (name, ncnn.Mat(_narrow(array), batch_index=int(axis)).clone())
         for (name, axis), array in zip(inputs, subject.inputs.values(), strict=True)
@@ -76,6 +76,13 @@ def prepare(subject: Subject) -> Ready:
 
     call()
     return Ready(call, read)
+
+
+def _unknown_layers(stem: Path) -> str:
+    """What pnnx left as it found it: its own ops have a dot in their names, ncnn's layers have none."""
+    lines = stem.with_name(f"{stem.name}.ncnn.param").read_text().splitlines()[2:]
+    unknown = dict.fromkeys(line.split()[0] for line in lines if "." in line.split()[0])
+    return f"ncnn has no layer {', '.join(unknown)}" if unknown else "ncnn does not load what pnnx wrote"
 
 
 def _narrow(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
