@@ -52,7 +52,7 @@ class ConvFirst:
         return None
 
     def cost(self, site: ContractionSite, target: Target) -> float:
-        """Microseconds on one thread: multiply-adds at 80 % of two vectors a cycle and 3 GHz, in small tiles at 65 %."""
+        """Microseconds on one thread: multiply-adds at 80 % of two vectors a cycle and 3 GHz, 65 % in small tiles."""
         p = _Plan(site, target)
         share = 0.8 if target.vector_registers > 16 else 0.65
         g = p.g
