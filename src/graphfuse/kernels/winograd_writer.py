@@ -151,6 +151,9 @@ class WinogradWriter:
             with w.loop("place", "0", str(p.positions)), w.loop("panel", "c0", "c1"):
                 size = p.k * p.vectors * p.lanes
                 w.line(f"const float *const weights = {self.b} + place * {size} + panel * {p.width * p.k};")
+                w.line("const int is_last = panel + 1 == c1;")
+                skip = f"({self.b} + (place + 1) * {size} + c0 * {p.width * p.k})"
+                w.line(f"const float *const following = is_last ? {skip} : weights + {p.width * p.k};")
                 self._each_width(w, self._position)
             with w.loop("panel", "c0", "c1"):
                 self._each_width(w, self._finish)
@@ -176,7 +179,8 @@ class WinogradWriter:
     def _all_positions(self, w: Writer, vectors: int, tail: int) -> None:
         p = self.p
         with w.loop("place", "0", str(p.positions)):
-            w.line(f"const float *const weights = first_weights + place * {p.k * vectors * p.lanes};")
+            size = p.k * vectors * p.lanes
+            w.line(f"const float *const weights = first_weights + place * {size}, *const following = weights + {size};")
             self._position(w, vectors, tail)
 
     def _sums(self, place: str) -> str:
@@ -186,14 +190,15 @@ class WinogradWriter:
         return f"sums + {place} * {p.output_plane}{panel}"
 
     def _position(self, w: Writer, vectors: int, tail: int) -> None:
-        """Products at one position for `vectors` vectors of output channels."""
+        """Products at one position for `vectors` vectors of output channels, whose weights are at `weights`; those at
+        `following` are the next to be used."""
         p = self.p
         step = vectors * p.lanes
         w.line(f"const float *const from = data + place * {p.input_plane};")
         w.line(f"float *const to = {self._sums('place')};")
         # Parts of about equal height, so that none is too low to keep the multiply-adds busy.
         w.line(f"const int64_t parts = (count + {p.tile.rows - 1}) / {p.tile.rows};")
-        declare_prefetch(w, f"weights + {p.k * step}", 4 * step, "parts")
+        declare_prefetch(w, "following", 4 * step, "parts")
         with w.loop("part", "0", "parts"):
             w.line("const int64_t t = count * part / parts;")
             with w.block("switch (count * (part + 1) / parts - t)"):
