@@ -127,7 +127,8 @@ MODELS: dict[str, RealModel] = {
         "0.0.1.1",
         "speechmos/plcmos_models/plcmos_v2.onnx",
         "c0ad3fc64ef9682b4749c0e96636b41c73b4b30bd123b9348feea06a96895286",
-        {"degraded_audio": Input((1, 1, 1000, 257)), "rater_embed": Input((1, 64))},
+        # of one item its last Squeeze, which names no axes, would make a scalar
+        {"degraded_audio": Input((2, 1, 300, 257)), "rater_embed": Input((2, 64))},
     ),
     "silero_vad": RealModel(
         "silero-vad__silero_vad.onnx",

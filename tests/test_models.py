@@ -17,15 +17,13 @@ import real_models
 import zoo
 from codegen.sanitizing import build_sanitized, run_sanitized
 from graphfuse.compiler import Compiled, Job, compile_model, run_stages
-from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.regions import Fusion, producers
 from graphfuse.options import CompileOptions
 
 Inputs = Mapping[str, np.ndarray]
 
-REAL = ("basic-pitch", "centerface", "magika", "ppocrv4_det", "ppocrv4_rec", "ppocr_v2_cls", "swift_f0")
-PENDING = {"lstm": "LSTM"}  # name -> the op that is missing
-COMPILED = [name for name in zoo.NAMES if name not in PENDING]
+REAL = ("basic-pitch", "centerface", "magika", "ppocrv4_det", "ppocrv4_rec", "ppocr_v2_cls", "plcmos_v2", "swift_f0")
+COMPILED = zoo.NAMES
 MODELS = [*COMPILED, *(pytest.param(name, marks=pytest.mark.real_model) for name in REAL)]
 # Objects are kept between the processes and runs of the tests, as a user's cache keeps them.
 FOLDER = Path(tempfile.gettempdir()) / f"graphfuse-model-tests-{os.getuid()}"
@@ -129,21 +127,6 @@ def test_an_empty_batch_gives_empty_outputs() -> None:
     with compiled("mlp").session() as session:
         [y] = session.run(None, {"x": np.zeros((0, 64), np.float32)})
     assert y.shape == (0, 10)
-
-
-@pytest.mark.parametrize("name, op_type", PENDING.items())
-def test_what_is_pending_is_refused(name: str, op_type: str) -> None:
-    with pytest.raises(UnsupportedModelError) as caught:
-        run_stages(Job(path_of(name), OPTIONS), stop_after="plan")
-    assert [op for op, _, _ in caught.value.nodes] == [op_type]
-
-
-@pytest.mark.real_model
-def test_a_missing_op_is_all_that_is_listed() -> None:
-    """Every other node of this recurrent network is understood."""
-    with pytest.raises(UnsupportedModelError) as caught:
-        run_stages(Job(path_of("plcmos_v2"), OPTIONS), stop_after="plan")
-    assert [(op, name) for op, name, _ in caught.value.nodes] == [("GRU", "GRU_34"), ("GRU", "GRU_42")]
 
 
 # ---------------------------------------------------------------- the account

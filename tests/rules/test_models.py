@@ -134,7 +134,7 @@ def test_real_model_is_the_same(name: str, real_model: Callable[[str], Path]) ->
     feeds = real_models.inputs(name, seed=1)
     if name != "silero_vad":  # its batch size is part of its state
         first = next(iter(feeds))
-        if feeds[first].shape[0] == 1 and name not in ("plcmos_v2",):
+        if feeds[first].shape[0] == 1:
             feeds[first] = np.concatenate([feeds[first], feeds[first][::-1]])
     compare(file, model, feeds)
 
