@@ -14,14 +14,15 @@ from pathlib import Path
 
 from graphfuse.bench import peers
 from graphfuse.bench.picture import picture
-from graphfuse.bench.record import here, load_report
+from graphfuse.bench.record import Report, here, load_report
 from graphfuse.bench.suite import Settings, check_runtimes, measure
 from graphfuse.bench.table import tables
-from graphfuse.cli.console import show
+from graphfuse.cli.console import console
 from graphfuse.errors import GraphfuseError
 
 OUTPUT = Path("build/bench/results.json")
 QUICK_SECONDS, QUICK_ROUNDS = 0.5, 3
+_WIDTH_WITHOUT_TERMINAL = 220
 
 
 def arguments() -> argparse.Namespace:
@@ -47,7 +48,7 @@ def main() -> int:
     from models import specs
 
     if chosen.show:
-        show(tables(load_report(chosen.output)))
+        show(load_report(chosen.output))
         return 0
     everything = specs()
     names = list(dict.fromkeys(spec.model for spec in everything))
@@ -74,9 +75,19 @@ def main() -> int:
     report.save(chosen.output)
     drawing = chosen.output.with_suffix(".svg")
     drawing.write_text(picture(report))
-    show(tables(report))
+    show(report)
     say(f"written: {chosen.output}, {drawing}")
     return 130 if interrupted else 0
+
+
+def show(report: Report) -> None:
+    """The tables; as wide as they like where there is no terminal."""
+    wide = console(sys.stdout)
+    if not sys.stdout.isatty():
+        wide.width = _WIDTH_WITHOUT_TERMINAL
+    with wide.capture() as captured:
+        wide.print(tables(report))
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
 
 def say(text: str) -> None:

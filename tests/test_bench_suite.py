@@ -145,7 +145,8 @@ def test_facts_of_the_case(report: Report) -> None:
     assert case.inputs == {"x": "float32 2×64"}
     assert case.compile_s is not None
     assert case.recompile_s is not None
-    assert case.recompile_s < case.compile_s
+    assert case.verify_s is not None
+    assert 0 < case.verify_s < case.recompile_s < case.compile_s
     assert cell(report, "graphfuse").arena_bytes is not None
     assert case.activation_bytes is None or 0 <= case.activation_bytes < 1e7
     assert case.best_peer(1) is cell(report, "onnxruntime")

@@ -74,7 +74,8 @@ class Case:
     """One model on one batch, and its cells.
 
     inputs: dtype and shape by name; reference: what the errors are measured against, "" for nothing; compile_s,
-    recompile_s: seconds of graphfuse's compilation from nothing, and with every object in the cache;
+    recompile_s: seconds of graphfuse's compilation from nothing, and with every object in the cache; verify_s: the part
+    of the latter that compares the result with onnxruntime;
     activation_bytes: memory that onnxruntime takes for what lies between inputs and outputs, see `activation.py`.
     """
 
@@ -84,6 +85,7 @@ class Case:
     reference: str = ""
     compile_s: float | None = None
     recompile_s: float | None = None
+    verify_s: float | None = None
     activation_bytes: int | None = None
     cells: list[Cell] = field(default_factory=list)
 

@@ -276,7 +276,7 @@ class _Bench:
         if answer["status"] != READY:
             self.refusal = answer
             return None
-        self.case.compile_s, self.case.recompile_s = answer["notes"]["compile_s"], answer["notes"]["recompile_s"]
+        vars(self.case).update(answer["notes"])
         return self.artifact
 
     def _tell(self, text: str) -> None:

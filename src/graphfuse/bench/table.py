@@ -15,8 +15,8 @@ from graphfuse.errors import one_line
 TITLES = {
     "openvino_bf16": "openvino bf16",
     "torch_eager": "torch eager",
-    "torch_compile": "torch.compile",
-    "torch_compile_freezing": "torch.compile freezing",
+    "torch_compile": "torch compile",
+    "torch_compile_freezing": "torch compile freezing",
 }
 _MEGABYTE = 1e6
 
@@ -74,7 +74,7 @@ def errors(report: Report, threads: int) -> Table:
 def costs(report: Report, threads: int) -> Table:
     """Compilation, loading, memory. Of torch.compile and ncnn loading includes the conversion."""
     runtimes = report.runtimes()
-    table = _table("model", "compile", "cached", *map(_title, runtimes), "arena", "onnxruntime's")
+    table = _table("model", "compile", "cached", "verify", *map(_title, runtimes), "arena", "onnxruntime's")
     for case in _cases(report, threads):
         row = case.row(threads)
         ours = row.get(OURS)
@@ -82,6 +82,7 @@ def costs(report: Report, threads: int) -> Table:
             _name(case),
             _seconds(case.compile_s),
             _seconds(case.recompile_s),
+            _seconds(case.verify_s),
             *(_load_and_memory(row.get(name)) for name in runtimes),
             _megabytes(ours.arena_bytes if ours else None),
             _megabytes(case.activation_bytes),
@@ -143,7 +144,7 @@ def _table(first: str, *titles: str) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     table.add_column(first, overflow="fold")
     for title in titles:
-        table.add_column(title, justify="right", overflow="fold")
+        table.add_column(title, justify="right")
     return table
 
 
@@ -184,4 +185,4 @@ def _seconds(value: float | None) -> str:
 
 
 def _megabytes(value: int | None) -> str:
-    return "" if value is None else f"{value / _MEGABYTE:.2f}"
+    return "" if value is None else f"{value / _MEGABYTE:.3g}"
