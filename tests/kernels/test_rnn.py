@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
 from codegen.building import Emitted, GuardFailed, Runner, build, emitted, fused
 from codegen.sanitizing import build_sanitized, run_sanitized
+from graphfuse.artifact.fused_model import fused_model
+from graphfuse.compiler import Job, run_stages
 from graphfuse.ops.tensor import Opaque
+from graphfuse.options import CompileOptions
 from graphfuse.plan.site import KernelCode
 from ops.cases import inferred
 from ops.running import interpret
@@ -221,6 +227,39 @@ def test_results_of_one_layer_are_one_region() -> None:
     assert [[t.prim.index for t in r.outputs if isinstance(t.prim, Opaque)] for r in regions] == [[0, 1, 2]]
     last = fused(inferred(layer("LSTM", 3, 2, 4, 5, outputs=("", "", "c")))).regions[-1]
     assert [t.shape for t in last.outputs] == [(1, 2, 5)]
+
+
+def test_the_account_of_a_layer(tmp_path: Path) -> None:
+    """It ends with its recurrence, which no neighbour joins; every part and the edge between them are on record."""
+    model = layer("LSTM", 5, "B", 3, 20, outputs=("y",))
+    model.graph.node.append(helper.make_node("Relu", ["y"], ["z"], name="after"))
+    model.graph.output[0].name = "z"
+    path = tmp_path / "layer.onnx"
+    onnx.save(model, path)
+    job = run_stages(Job(path, CompileOptions()), stop_after="plan")
+    record = job.ledger.record("layer")
+    assert record is not None
+    assert (record.fate, record.into) == ("alone", "R1")
+    assert "the rest of it is in R0" in record.reason
+    notes = {note.subject: note.text for note in job.ledger.notes if note.stage == "plan"}
+    assert notes["R0"].startswith("gemm")
+    assert notes["R1"].startswith("recurrence of 20 units, 4 gates")
+    edges = {(e.producer, e.consumer): e.condition for e in job.ledger.edges}
+    assert edges["layer", "layer"] == "a recurrence is a loop nest of its own"
+    assert edges["layer", "after"] == "the producer is a loop nest of its own"
+
+
+def test_the_fused_model_keeps_the_standard_op(tmp_path: Path) -> None:
+    model = layer("GRU", 5, 2, 3, 20, directions=2)
+    path = tmp_path / "layer.onnx"
+    onnx.save(model, path)
+    job = run_stages(Job(path, CompileOptions()), stop_after="fuse")
+    standard = ir.to_proto(fused_model(job.results["fuse"], job.results["recognize"]))
+    assert [node.op_type for function in standard.functions for node in function.node] == ["GRU"]
+    inputs = values(model)
+    both = [onnxruntime.InferenceSession(m.SerializeToString()).run(None, inputs) for m in (model, standard)]
+    for a, b in zip(*both, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_equal_text_for_equal_models() -> None:

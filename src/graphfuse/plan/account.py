@@ -21,7 +21,8 @@ BYTES_PER_US = 20_000
 def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
     """Settle every node that is left, and record every edge between regions."""
     settled: set[str] = set()
-    for region in fusion.regions:
+    # A node with a loop nest is accounted for there, wherever its other parts are.
+    for region in sorted(fusion.regions, key=lambda r: r.kind != "opaque"):
         _settle_region(fusion, region, ledger, settled)
     for node in fusion.program.graph:
         names = [n for n in origins(node) if n not in settled]
@@ -44,9 +45,10 @@ def _others(call: Call, step: Call) -> str:
 
 
 def _settle_region(fusion: Fusion, region: Region, ledger: Ledger, settled: set[str]) -> None:
-    names = [n for n in _names(fusion, region.tensors) if n not in settled]
+    every = _names(fusion, region.tensors)
+    names = [n for n in every if n not in settled]
     settled.update(names)
-    if len(names) > 1:
+    if len(every) > 1:
         ledger.settle(names, "fused", into=region.name, by="fuse", reason="")
     elif names:
         ledger.settle(names, "alone", into=region.name, by="fuse", reason=_why_alone(fusion, region))
@@ -58,6 +60,14 @@ def _names(fusion: Fusion, tensors: Iterable[Tensor]) -> list[str]:
 
 
 def _why_alone(fusion: Fusion, region: Region) -> str:
+    why, node = _first_refusal(fusion, region), fusion.program.node_of[region.anchor]
+    if region.kind != "opaque":
+        return why
+    parts = [r.name for r in fusion.regions if r is not region and fusion.program.node_of[r.anchor] is node]
+    return f"{why}; the rest of it is in {' and '.join(parts)}" if parts else why
+
+
+def _first_refusal(fusion: Fusion, region: Region) -> str:
     for t in region.tensors:
         for a in t.args:
             verdict = fusion.verdicts.get((a, t))
