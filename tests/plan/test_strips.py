@@ -61,6 +61,13 @@ def network(layers: list[Layer], image: list[int | str], seed: int = 0) -> onnx.
             attributes["group"] = groups
             operands.append(f"w{k}")
             channels = out
+        if op == "Scale":  # as squeeze-and-excitation does
+            nodes.append(helper.make_node("GlobalAveragePool", [current], [f"mean{k}"], name=f"mean{k}"))
+            w = random.normal(0, 0.3, (channels, channels, 1, 1)).astype(np.float32)
+            weights.append(numpy_helper.from_array(w, f"w{k}"))
+            nodes.append(helper.make_node("Conv", [f"mean{k}", f"w{k}"], [f"dense{k}"], name=f"dense{k}"))
+            nodes.append(helper.make_node("Sigmoid", [f"dense{k}"], [f"gate{k}"], name=f"gate{k}"))
+            op, operands = "Mul", [current, f"gate{k}"]
         nodes.append(helper.make_node(op, operands, [f"y{k}"], name=f"layer{k}", **attributes))
         nodes.append(helper.make_node("Relu", [f"y{k}"], [f"z{k}"], name=f"relu{k}"))
         current = f"z{k}"
@@ -89,6 +96,7 @@ NETWORKS: dict[str, onnx.ModelProto] = {
     "gaps between windows": network([conv(16, 1), depthwise(2, strides=[3, 3]), conv(16, 1)], [2, 16, 14, 14]),
     "skipped pixels": network([conv(16, 3, **same(3)), conv(16, 1, strides=[2, 2])], ["N", 16, 15, 13]),
     "sizes unknown": network([conv(24, 1), depthwise(3, **same(3)), conv(16, 1)], ["N", 16, "H", "W"]),
+    "scaled channels": network([depthwise(3, **same(3)), ("Scale", {}), conv(24, 1)], ["N", 16, 13, 11]),
     "one line": network([conv(24, 1), depthwise(3, **same(3)), conv(16, 1)], [2, 16, 1, 12]),
 }
 

@@ -6,7 +6,7 @@ the regions are planned in order of execution, with copies only where no view ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -15,7 +15,7 @@ from graphfuse.fuse.element import Elements
 from graphfuse.fuse.guards import Guard
 from graphfuse.fuse.passes import RowProgram, schedule
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
-from graphfuse.graph.dims import Dim, assuming, estimate, same
+from graphfuse.graph.dims import Dim, assuming, estimate, same, same_shape
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reshape, Slice, Tensor, Transpose
@@ -25,6 +25,9 @@ from graphfuse.plan.memory import Arena, Lifetime, lay_out
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, NestKernel, NestSite, accumulator
 from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
+
+# For the predicted time of pointwise work.
+_CYCLES_PER_US = 3e3
 
 RowsEmitter = Callable[[RowProgram, dict[Tensor, View], Target], KernelCode]
 
@@ -369,7 +372,9 @@ class _Planner:
         program = schedule(region)
         views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
         placed = [views[t] for t in region.outputs]
-        call = Call(self.rows(program, views, self.target), region.name, (), region, "rows", placed)
+        code = self.rows(program, views, self.target)
+        cost = estimate(code.work) / (2 * self.target.lanes * _CYCLES_PER_US)
+        call = Call(code, region.name, (), region, "rows", placed, pixel_lines(region, code, views), cost)
         call.overwrites = overwrite.of_rows(region, program, views)
         # Scheduled anew: the emitter lays out a program's spills as it goes.
         call.emit_at = lambda view: self.rows(schedule(region), {**views, region.outputs[0]: view}, self.target)
@@ -439,6 +444,20 @@ class _Planner:
 
     def _append(self, call: Call) -> None:
         self.calls.append(call)
+
+
+def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) -> Lines | None:
+    """What the rows of a pointwise region are where they are the pixels of an image, channels innermost."""
+    if len(region.outputs) != 1 or not all(isinstance(t.prim, Map) for t in region.tensors):
+        return None
+    [y] = region.outputs
+    images = [t for t in region.leaves if same_shape(t.shape, y.shape)]
+    if y.rank != 4 or y.shape[1] == 1 or views[y].strides[1] != 1 or not images:
+        return None
+    batch, _, height, width = y.shape
+    if not same(code.rows, _count((batch, height, width))):
+        return None
+    return Lines(views[images[-1]], batch, height, height, rows_per_line=width)
 
 
 def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
