@@ -74,15 +74,21 @@ static void cover(int threads) {
 /* the axis that balances better, and no more parts than pay */
 static void split(int threads) {
     (void)threads;
-    gf_split s = gf_split_job(4, 3, 1, 64, 8, 1 << 30);
-    if (!s.by_cols || s.parts != 4) fail("8 column units go to 4 threads better than 3 rows");
-    s = gf_split_job(4, 64, 8, 64, 8, 1 << 30);
-    if (s.by_cols || s.parts != 4) fail("rows win where both balance");
-    s = gf_split_job(4, 5, 1, 1, 1, 1 << 30);
+    gf_split s = gf_split_job(4, 3, 1, 64, 8, 1 << 30, 0);
+    if (s.row_parts != 1 || s.col_parts != 4) fail("8 column units go to 4 threads better than 3 rows");
+    s = gf_split_job(4, 64, 8, 64, 8, 1 << 30, 0);
+    if (s.row_parts != 4 || s.col_parts != 1) fail("rows win where both balance");
+    s = gf_split_job(4, 64, 8, 64, 8, 1 << 30, 1);
+    if (s.row_parts != 1 || s.col_parts != 4) fail("columns win where both balance and columns come first");
+    s = gf_split_job(2, 8, 1, 3, 1, 1 << 30, 1);
+    if (s.row_parts != 2 || s.col_parts != 1) fail("columns first where they are as even, not else");
+    s = gf_split_job(16, 7, 1, 4, 1, 1 << 30, 0);
+    if (s.row_parts != 4 || s.col_parts != 4) fail("few rows and few columns are both cut");
+    s = gf_split_job(4, 5, 1, 1, 1, 1 << 30, 0);
     if (s.parts != 3) fail("5 rows in parts of at most 2 need 3 threads");
-    s = gf_split_job(4, 64, 1, 64, 1, GF_WORK_PER_THREAD - 1);
+    s = gf_split_job(4, 64, 1, 64, 1, GF_WORK_PER_THREAD - 1, 0);
     if (s.parts != 1) fail("little work stays on the caller");
-    s = gf_split_job(4, 64, 1, 64, 1, GF_WORK_PER_THREAD);
+    s = gf_split_job(4, 64, 1, 64, 1, GF_WORK_PER_THREAD, 0);
     if (s.parts != 2) fail("work for two");
 }
 

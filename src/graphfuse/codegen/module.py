@@ -302,7 +302,8 @@ class _Assembler:
             split = f"{self._c(code.rows)}, {code.row_grain}, {self._c(code.columns)}, {code.column_grain}"
             if code.repeat != 1:
                 w.line(f"for (; d[0] < {self._c(code.repeat)}; ++d[0])")
-            w.line(f"gf_parallel(pool, {name}, p, {dims}, {split}, {self._c(code.work)}, scratch, {scratch});")
+            fork = "gf_parallel_cols" if code.columns_first else "gf_parallel"
+            w.line(f"{fork}(pool, {name}, p, {dims}, {split}, {self._c(code.work)}, scratch, {scratch});")
 
     def _kernel(self, code: KernelCode) -> str:
         for part in code.parts:

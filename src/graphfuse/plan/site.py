@@ -24,13 +24,16 @@ class ContractionSite:
 
     The result's element at index (i0, i1, ...) is `accumulator`; `outputs` gives for each tensor to store its element
     at that same index, as an expression over the accumulator and loads at those variables. `views` holds the place of
-    every tensor that is loaded and of every output. Outputs have the contraction's shape.
+    every tensor that is loaded and of every output. Outputs have the contraction's shape. `line_sums` are further
+    outputs, whose last axis has size 1: the sums of an element's expression over that axis; a kernel that knows nothing
+    of them (`sums_lines`) is not asked.
     """
 
     contraction: Tensor
     outputs: Sequence[tuple[Tensor, Expr]]
     views: dict[Tensor, View]
     constants: Callable[[Tensor], np.ndarray | None]
+    line_sums: Sequence[tuple[Tensor, Expr]] = ()
     accumulator: Result = field(init=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +88,7 @@ class KernelCode:
     row_grain: int = 1
     columns: Dim = 1
     column_grain: int = 1
+    columns_first: bool = False  # where rows and columns divide as evenly: of the operands weights are the larger
     scratch: Dim = 0  # bytes per thread, 64-byte aligned
     describe: str = ""  # one line for the ledger, e.g. "gemm 14x32 tiles, packed weights"
     parts: tuple[KernelCode, ...] = ()  # kernels whose functions the source calls

@@ -15,43 +15,63 @@
 #define GF_WORK_PER_THREAD 65536
 #endif
 
-/* How a job is cut: `parts` ranges along rows or along cols, in units of the grain. */
+/* How a job is cut: a grid of `row_parts` ranges of rows by `col_parts` ranges of cols, in units of the grain. */
 typedef struct {
-    int64_t rows, row_grain, cols, col_grain, units;
-    int parts, by_cols;
+    int64_t rows, row_grain, row_units, cols, col_grain, col_units;
+    int parts, row_parts, col_parts;
 } gf_split;
 
 static inline int64_t gf_ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/* The axis whose largest part is the smaller share of the work wins, rows where equal; then as few threads as keep the
- * largest part that small. */
+/* Units of the largest of `parts` ranges, as a share of all. */
+static inline double gf_share(int64_t units, int64_t parts) {
+    return (double)gf_ceil_div(units, parts) / (double)units;
+}
+
+/* As few ranges as keep the largest as small as `parts` of them do. */
+static inline int gf_enough(int64_t units, int64_t parts) {
+    return (int)gf_ceil_div(units, gf_ceil_div(units, parts));
+}
+
+/* The axis whose largest part is the smaller share of the work wins; where equal rows, or columns if `cols_first`.
+ * Both are cut where that leaves a tenth less to the largest part. */
 static inline __attribute__((unused)) gf_split gf_split_job(int threads, int64_t rows, int64_t row_grain, int64_t cols,
-                                                            int64_t col_grain, int64_t work) {
-    gf_split s = {rows, row_grain < 1 ? 1 : row_grain, cols, col_grain < 1 ? 1 : col_grain, 1, 1, 0};
+                                                            int64_t col_grain, int64_t work, int cols_first) {
+    gf_split s = {rows, row_grain < 1 ? 1 : row_grain, 1, cols, col_grain < 1 ? 1 : col_grain, 1, 1, 1, 1};
     int64_t useful = 1 + (work < 0 ? 0 : work / GF_WORK_PER_THREAD);
     int64_t n = useful < threads ? useful : threads;
     if (n <= 1 || rows < 1 || cols < 1) return s;
-    int64_t row_units = gf_ceil_div(rows, s.row_grain), col_units = gf_ceil_div(cols, s.col_grain);
-    double row_share = (double)gf_ceil_div(row_units, n) / (double)row_units;
-    double col_share = (double)gf_ceil_div(col_units, n) / (double)col_units;
-    s.by_cols = col_share < row_share;
-    s.units = s.by_cols ? col_units : row_units;
-    s.parts = (int)gf_ceil_div(s.units, gf_ceil_div(s.units, n));
+    s.row_units = gf_ceil_div(rows, s.row_grain);
+    s.col_units = gf_ceil_div(cols, s.col_grain);
+    double row_share = gf_share(s.row_units, n), col_share = gf_share(s.col_units, n);
+    int64_t row_parts = n, col_parts = 1;
+    if (cols_first ? col_share <= row_share : col_share < row_share) row_parts = 1, col_parts = n;
+    double least = row_share < col_share ? row_share : col_share;
+    for (int64_t by = 2; least * (double)n > 1.1 && by <= n / 2; by++) {
+        double share = gf_share(s.row_units, by) * gf_share(s.col_units, n / by);
+        if (share > 0.9 * least) continue;
+        least = share;
+        row_parts = by, col_parts = n / by;
+    }
+    s.row_parts = gf_enough(s.row_units, row_parts);
+    s.col_parts = gf_enough(s.col_units, col_parts);
+    s.parts = s.row_parts * s.col_parts;
     return s;
 }
 
-/* Part t of the job, on the calling thread. The bounds depend on the split alone. */
+/* Range t of an axis. The bounds depend on the split alone. */
+static inline void gf_range(int64_t size, int64_t grain, int64_t units, int parts, int t, int64_t *first, int64_t *end) {
+    int64_t stop = units * (t + 1) / parts;
+    *first = units * t / parts * grain;
+    *end = stop == units ? size : stop * grain;
+}
+
+/* Part t of the job, on the calling thread. */
 static inline __attribute__((unused)) void gf_run_part(const gf_split *s, int t, gf_kernel k, void *const *p,
                                                        const int64_t *d, char *scratch, int64_t scratch_bytes) {
-    int64_t u0 = s->units * t / s->parts, u1 = s->units * (t + 1) / s->parts;
-    int64_t r0 = 0, r1 = s->rows, c0 = 0, c1 = s->cols;
-    if (s->parts > 1 && s->by_cols) {
-        c0 = u0 * s->col_grain;
-        c1 = u1 == s->units ? s->cols : u1 * s->col_grain;
-    } else if (s->parts > 1) {
-        r0 = u0 * s->row_grain;
-        r1 = u1 == s->units ? s->rows : u1 * s->row_grain;
-    }
+    int64_t r0, r1, c0, c1;
+    gf_range(s->rows, s->row_grain, s->row_units, s->row_parts, t / s->col_parts, &r0, &r1);
+    gf_range(s->cols, s->col_grain, s->col_units, s->col_parts, t % s->col_parts, &c0, &c1);
     k(p, d, r0, r1, c0, c1, scratch ? scratch + t * scratch_bytes : scratch);
 }
 
@@ -68,6 +88,8 @@ static inline __attribute__((unused)) void gf_parallel(gf_pool *pool, gf_kernel 
     (void)pool, (void)row_grain, (void)col_grain, (void)work, (void)scratch_bytes;
     if (rows > 0 && cols > 0) k(p, d, 0, rows, 0, cols, scratch);
 }
+
+#define gf_parallel_cols gf_parallel
 
 #else
 
@@ -275,29 +297,43 @@ GF_API void gf_pool_destroy(gf_pool *pool) {
 
 GF_API int gf_pool_threads(const gf_pool *pool) { return gf_usable_threads(pool); }
 
-/* Runs k over rows x cols, cut along rows (in multiples of row_grain) or cols (of col_grain), on no more threads than
- * `work` pays for. Part t gets scratch + t * scratch_bytes. Returns when all is done. */
-static __attribute__((unused)) void gf_parallel(gf_pool *pool, gf_kernel k, void *const *p, const int64_t *d,
-                                                int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain,
-                                                int64_t work, char *scratch, int64_t scratch_bytes) {
-    if (rows < 1 || cols < 1) return;
-    gf_split s = gf_split_job(gf_usable_threads(pool), rows, row_grain, cols, col_grain, work);
-    if (s.parts == 1 || atomic_exchange_explicit(&pool->busy, 1, memory_order_acquire)) {
-        k(p, d, 0, rows, 0, cols, scratch);
+static __attribute__((unused)) void gf_fork_join(gf_pool *pool, const gf_split *s, gf_kernel k, void *const *p,
+                                                 const int64_t *d, char *scratch, int64_t scratch_bytes) {
+    if (s->parts == 1 || atomic_exchange_explicit(&pool->busy, 1, memory_order_acquire)) {
+        k(p, d, 0, s->rows, 0, s->cols, scratch);
         return;
     }
-    pool->split = s;
+    pool->split = *s;
     pool->kernel = k;
     pool->p = p;
     pool->d = d;
     pool->scratch = scratch;
     pool->scratch_bytes = scratch_bytes;
     pool->number++;
-    atomic_store_explicit(&pool->pending, s.parts - 1, memory_order_relaxed);
-    gf_offer(pool, s.parts, pool->number << 1);
-    gf_run_part(&s, 0, k, p, d, scratch, scratch_bytes);
+    atomic_store_explicit(&pool->pending, s->parts - 1, memory_order_relaxed);
+    gf_offer(pool, s->parts, pool->number << 1);
+    gf_run_part(s, 0, k, p, d, scratch, scratch_bytes);
     gf_await_done(pool);
     atomic_store_explicit(&pool->busy, 0, memory_order_release);
+}
+
+/* Runs k over rows x cols, cut along rows (in multiples of row_grain), cols (of col_grain) or both, on no more threads
+ * than `work` pays for. Part t gets scratch + t * scratch_bytes. Returns when all is done. */
+static __attribute__((unused)) void gf_parallel(gf_pool *pool, gf_kernel k, void *const *p, const int64_t *d,
+                                                int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain,
+                                                int64_t work, char *scratch, int64_t scratch_bytes) {
+    if (rows < 1 || cols < 1) return;
+    gf_split s = gf_split_job(gf_usable_threads(pool), rows, row_grain, cols, col_grain, work, 0);
+    gf_fork_join(pool, &s, k, p, d, scratch, scratch_bytes);
+}
+
+/* The same, cut along cols where that is as even: each thread then reads only its own columns of the weights. */
+static __attribute__((unused)) void gf_parallel_cols(gf_pool *pool, gf_kernel k, void *const *p, const int64_t *d,
+                                                     int64_t rows, int64_t row_grain, int64_t cols, int64_t col_grain,
+                                                     int64_t work, char *scratch, int64_t scratch_bytes) {
+    if (rows < 1 || cols < 1) return;
+    gf_split s = gf_split_job(gf_usable_threads(pool), rows, row_grain, cols, col_grain, work, 1);
+    gf_fork_join(pool, &s, k, p, d, scratch, scratch_bytes);
 }
 
 #endif
