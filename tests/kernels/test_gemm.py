@@ -31,6 +31,12 @@ CASES: dict[str, Case] = {
             (100, 24, 13): RESIDUAL,
         }.items()
     },
+    "one row, sums in four parts": matmul((1, 67), (67, 10), epilogue=BIAS_RELU),
+    "two rows, sums in two parts": matmul((2, 37), (37, 33), epilogue=RESIDUAL),
+    "three rows, sums in parts": matmul((3, 16), (16, 13), dtype=F64),
+    "two rows of integers, sums in parts": matmul((2, 19), (19, 3), dtype=I32),
+    "few rows, A transposed": matmul((2, 21), (21, 9), a_order=(1, 0), epilogue=BIAS_RELU),
+    "items that do not fill a tile": matmul((5, 31, 19), (5, 19, 40), constant=False, epilogue=RESIDUAL),
     "long K": matmul((14, 2500), (2500, 48), epilogue=BIAS_RELU),
     "many rows": matmul((1000, 257), (257, 31), epilogue=RESIDUAL),
     "f64": matmul((13, 17), (17, 24), dtype=F64, epilogue=RESIDUAL),

@@ -28,6 +28,7 @@ from .tile import (
     declare_accumulators,
     declare_prefetch,
     finish_tile,
+    fits,
     multiply_add,
     panels,
     row_variants,
@@ -36,6 +37,8 @@ from .tile import (
 _DTYPES = (F32, F64, I32, U32, I64, U64)
 # More rows than this need more address registers than there are when their distance is not a constant.
 _ROWS_OF_UNKNOWN_STRIDE = 8
+# Independent sums that keep two adders of four cycles busy.
+_LEAST_SUMS = 8
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,9 @@ class _Plan:
         self.tile: Tile = choose_tile(
             target, self.dtype, self.rows.count, vectors, most_rows=most_rows, wide_k=k_bytes * 2 > target.l1
         )
+        self.ways = _ways(o.k, self.rows.count, vectors)
+        if self.ways > 1:
+            self.tile = _split_tile(self.ways, vectors, target, self.dtype)
         self.width = self.tile.vectors * self.lanes
         # Tiles start anew in every item: where they do not fill it, a range of rows begins and ends anywhere in one.
         uneven = bool(self.rows.outer) and not same(self.rows.count % self.tile.rows, 0)
@@ -162,7 +168,8 @@ class _Plan:
     @property
     def prefetch(self) -> bool:
         """Weights come from memory, but a single tile uses them up as fast as they can be fetched."""
-        return self.constant and not (isinstance(self.rows.count, int) and self.rows.count <= self.tile.rows)
+        single = isinstance(self.rows.count, int) and self.rows.count <= self.tile.rows
+        return self.constant and not single and self.ways == 1
 
     @property
     def block_rows(self) -> int:
@@ -202,6 +209,20 @@ class _Plan:
 
         key = f"gemm {'oc' if conv else 'kn'} panels of {vectors}x{lanes}"
         return Packed(self.operands.b, arrange, self.dtype, key)
+
+
+def _ways(k: Dim, rows: Dim, vectors: Dim) -> int:
+    """Into how many parts the sums of a small product are split: eight additions fill the time that one takes."""
+    sums = estimate(rows) * vectors if isinstance(vectors, int) else _LEAST_SUMS
+    ways = _LEAST_SUMS // sums
+    return min(4, ways) if isinstance(k, int) and k >= 16 and isinstance(sums, int) and ways > 0 else 1
+
+
+def _split_tile(ways: int, vectors: Dim, target: Target, dtype: DType) -> Tile:
+    """The tallest tile whose sums, each in `ways` parts, stay in registers."""
+    assert isinstance(vectors, int)
+    heights = [r for r in range(1, 9) if fits(Tile(r, ways * vectors), target, dtype)]
+    return Tile(max(heights, default=1), vectors)
 
 
 def _constant_matrix(site: ContractionSite, o: Operands) -> bool:
@@ -327,6 +348,10 @@ class _Writer:
         p, fn = self.plan, self.fn
         x, y, k = w.fresh("x"), w.fresh("y"), w.fresh("k")
         w.line(f"const {c_type(p.dtype)} *{x} = {a} + {affine([(row, p.a_step)], fn.params)}, *{y} = {b};")
+        if p.ways > 1:
+            self.split_sums(w, tile, x, y)
+            finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
+            return
         declare_accumulators(w, tile, p.dtype)
         with w.loop(k, "0", fn.dim(p.operands.k, "k")):
             multiply_add(w, tile, p.dtype, lambda m: f"{x}[{times(m, p.a_step, fn.params)}]", y, p.lanes)
@@ -334,6 +359,40 @@ class _Writer:
                 w.line(PREFETCH_STEP)
             w.line(f"{x} += {fn.dim(p.operands.a_k, 's')}, {y} += {tile.vectors * p.lanes};")
         finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
+
+    def split_sums(self, w: Writer, tile: Tile, x: str, y: str) -> None:
+        """Every sum in `ways` parts of every so manieth term, for a tile so small that it would wait for itself."""
+        p, fn = self.plan, self.fn
+        assert isinstance(p.operands.k, int)
+        step = fn.dim(p.operands.a_k, "s")
+        whole, rest = divmod(p.operands.k, p.ways)
+        parts = Tile(tile.rows, tile.vectors * p.ways)
+        declare_accumulators(w, parts, p.dtype)
+        k = w.fresh("k")
+        with w.loop(k, "0", str(whole)):
+            self.split_step(w, tile, x, y, p.ways)
+            w.line(f"{x} += {p.ways} * {step}, {y} += {parts.vectors * p.lanes};")
+        if rest:
+            with w.block():
+                self.split_step(w, tile, x, y, rest)
+        name = suffix(p.dtype)
+        for m in range(tile.rows):
+            for v in range(tile.vectors):
+                for u in range(1, p.ways):
+                    w.line(f"c{m}_{v} = gf_add_{name}(c{m}_{v}, c{m}_{u * tile.vectors + v});")
+
+    def split_step(self, w: Writer, tile: Tile, x: str, y: str, terms: int) -> None:
+        """One k step for each of the first `terms` parts."""
+        p, fn = self.plan, self.fn
+        for u in range(terms):
+
+            def a(m: int, u: int = u) -> str:
+                offset = affine([(str(m), p.a_step), (str(u), p.operands.a_k)], fn.params)
+                return f"{x}[{offset}]"
+
+            with w.block():
+                place = f"{y} + {u * tile.vectors * p.lanes}"
+                multiply_add(w, tile, p.dtype, a, place, p.lanes, first=u * tile.vectors)
 
     # ------------------------------------------------------------------ packing at run time
 
@@ -347,22 +406,37 @@ class _Writer:
         self.panels(w, lambda *panel: self.pack_panel(w, source, *panel))
 
     def pack_panel(self, w: Writer, source: str, column: str, vectors: int, tail: int | str) -> None:
+        full = vectors - 1 if tail else vectors
+        base = self.panel_base(w, column)
+        if full:
+            self.pack_vectors(w, source, base, column, vectors, range(full))
+        if tail:
+            self.pack_vectors(w, source, base, column, vectors, range(full, vectors), tail)
+
+    def pack_vectors(
+        self, w: Writer, source: str, base: str, column: str, vectors: int, some: range, tail: int | str = 0
+    ) -> None:
+        """Copy some vectors of a panel, all of them with `tail` valid lanes."""
         p, fn = self.plan, self.fn
         o, name = p.operands, suffix(p.dtype)
-        b = self.panel_base(w, column)
-        step = fn.dim(o.b_n, "s")
+        size, width, step = fn.dim(o.k, "k"), vectors * p.lanes, fn.dim(o.b_n, "s")
         k = w.fresh("k")
-        with w.loop(k, "0", fn.dim(o.k, "k")):
-            for v in range(vectors):
-                place = f"{source} + {affine([(k, o.b_k), (f'({column} + {v * p.lanes})', o.b_n)], fn.params)}"
-                part = f", {tail}" if tail and v == vectors - 1 else ""
-                kind = "_part" if part else ""
-                load = (
-                    f"gf_load{kind}_{name}({place}{part})"
-                    if o.b_n == 1
-                    else f"gf_loads{kind}_{name}({place}, {step}{part})"
-                )
-                w.line(f"gf_store_{name}({b} + {k} * {vectors * p.lanes} + {v * p.lanes}, {load});")
+        places = {v: affine([(k, o.b_k), (f"({column} + {v * p.lanes})", o.b_n)], fn.params) for v in some}
+        with w.block():
+            w.line(f"int64_t {k} = 0;")
+            if o.b_k == 1 and o.b_n != 1 and p.dtype == F32 and not tail:
+                # K runs along the lanes in memory: whole squares are turned over in registers.
+                with w.block(f"for (; {k} + {p.lanes} <= {size}; {k} += {p.lanes})"):
+                    for v, place in places.items():
+                        to = f"{base} + {k} * {width} + {v * p.lanes}"
+                        w.line(f"gf_transpose_f32({source} + {place}, {step}, {to}, {width});")
+            with w.block(f"for (; {k} < {size}; ++{k})"):
+                for v, place in places.items():
+                    kind, part = ("_part", f", {tail}") if tail else ("", "")
+                    load = f"gf_load{kind}_{name}({source} + {place}{part})"
+                    if o.b_n != 1:
+                        load = f"gf_loads{kind}_{name}({source} + {place}, {step}{part})"
+                    w.line(f"gf_store_{name}({base} + {k} * {width} + {v * p.lanes}, {load});")
 
 
 KERNEL = Gemm()

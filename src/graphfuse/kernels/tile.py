@@ -119,8 +119,10 @@ def declare_accumulators(w: Writer, tile: Tile, dtype: DType) -> None:
         w.line(f"{vector_type(dtype)} {names};")
 
 
-def multiply_add(w: Writer, tile: Tile, dtype: DType, a: Callable[[int], str], b: str, lanes: int) -> None:
-    """One k step: c[m][v] += a(m) * b[v], `a` giving the scalar's C text and `b` a pointer to `vectors` vectors."""
+def multiply_add(
+    w: Writer, tile: Tile, dtype: DType, a: Callable[[int], str], b: str, lanes: int, first: int = 0
+) -> None:
+    """One k step: c[m][first + v] += a(m) * b[v], `a` the scalar's C text and `b` a pointer to `vectors` vectors."""
     name, vector = suffix(dtype), vector_type(dtype)
     for v in range(tile.vectors):
         place = b if v == 0 else f"{b} + {v * lanes}"
@@ -128,7 +130,7 @@ def multiply_add(w: Writer, tile: Tile, dtype: DType, a: Callable[[int], str], b
     for m in range(tile.rows):
         sums = []
         for v in range(tile.vectors):
-            c = f"c{m}_{v}"
+            c = f"c{m}_{first + v}"
             sums.append(
                 f"{c} += s * w{v};" if is_float(dtype) else f"{c} = gf_add_{name}({c}, gf_mul_{name}(s, w{v}));"
             )

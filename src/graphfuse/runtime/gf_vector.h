@@ -269,6 +269,36 @@ GF_MAXB(f64, double, i64, u64)
 GF_FLOATS(GF_FLOAT_MINMAX)
 GF_FLOATS(GF_RELU)
 
+/* ---- transposing: `to` gets in row i column i of `from`, GF_W of each; a row's elements lie side by side ---- */
+#if GF_W == 16
+#define GF_LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define GF_UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#elif GF_W == 8
+#define GF_LOWER 0, 8, 1, 9, 2, 10, 3, 11
+#define GF_UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#else
+#define GF_LOWER 0, 4, 1, 5
+#define GF_UPPER 2, 6, 3, 7
+#endif
+#if __has_builtin(__builtin_shufflevector)
+#define GF_MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else /* gcc before 12 */
+#define GF_MIX(a, b, ...) __builtin_shuffle(a, b, (gf_i32){__VA_ARGS__})
+#endif
+GF_INLINE void gf_transpose_f32(const float *from, int64_t from_stride, float *to, int64_t to_stride) {
+    gf_f32 v[GF_W], u[GF_W];
+    for (int i = 0; i < GF_W; i++) v[i] = gf_load_f32(from + i * from_stride);
+    /* each round interleaves the rows i and i + GF_W / 2: as many as GF_W has bits bring every element home */
+    for (int round = 1; round < GF_W; round *= 2) {
+        for (int i = 0; i < GF_W / 2; i++) {
+            u[2 * i] = GF_MIX(v[i], v[i + GF_W / 2], GF_LOWER);
+            u[2 * i + 1] = GF_MIX(v[i], v[i + GF_W / 2], GF_UPPER);
+        }
+        for (int i = 0; i < GF_W; i++) v[i] = u[i];
+    }
+    for (int i = 0; i < GF_W; i++) gf_store_f32(to + i * to_stride, v[i]);
+}
+
 /* ---- horizontal reductions: lane i meets lane i ^ h for h = GF_W/2 .. 1, so the order is fixed ---- */
 #if __has_builtin(__builtin_shufflevector)
 #define GF_SHUFFLE(v, S, ...) __builtin_shufflevector(v, v, __VA_ARGS__)

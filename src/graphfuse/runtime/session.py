@@ -21,6 +21,7 @@ from graphfuse.target import physical_cores
 
 Array = np.ndarray[Any, Any]
 
+_ndarray, _empty = np.ndarray, np.empty  # looked up once, not in every call
 _MOST_PLANS = 256  # combinations of input shapes remembered by a session
 _ALIGN_FROM = 4096  # bytes from which an output is worth aligning to a cache line
 
@@ -197,13 +198,13 @@ class Session:
             context = self._free.pop()
         except IndexError:
             context = _Context(self._ports)
-        arguments = context.arguments
+        arguments, dtypes = context.arguments, self._input_dtypes
         shapes: tuple[Shape, ...] = ()
         copies: list[Array] = []
         k = 0
-        for value, dtype in zip(inputs, self._input_dtypes):  # noqa: B905  (of one length, and strict takes time)
+        for value in inputs:
             # carray: C-contiguous, aligned and writeable, asked for at once
-            if type(value) is not np.ndarray or value.dtype is not dtype or not value.flags.carray:
+            if type(value) is not _ndarray or value.dtype is not dtypes[k] or not value.flags.carray:
                 value = self._ready(k, value)
                 copies.append(value)
             arguments[k] = id(value) + ELEMENTS
@@ -215,7 +216,7 @@ class Session:
             context.adopt(plan, weights or self._open(), state.pool)
         outputs = []
         for shape, dtype, nbytes in plan.outputs:
-            output = np.empty(shape, dtype) if nbytes < _ALIGN_FROM else aligned_empty(shape, dtype, nbytes)
+            output = _empty(shape, dtype) if nbytes < _ALIGN_FROM else aligned_empty(shape, dtype, nbytes)
             arguments[k] = id(output) + ELEMENTS
             outputs.append(output)
             k += 1
