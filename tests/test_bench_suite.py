@@ -170,6 +170,19 @@ def test_a_model_that_cannot_be_had_is_told_and_left_out(tmp_path: Path) -> None
     assert report.cases == []
 
 
+def test_an_interrupt_leaves_what_was_measured(tmp_path: Path) -> None:
+    def interrupted() -> tuple[Path, Mapping[str, np.ndarray[Any, Any]]]:
+        raise KeyboardInterrupt
+
+    inputs = {"x": np.zeros((1, 64), np.float32)}
+    specs = [Spec("mlp", lambda: (zoo.path("mlp"), inputs)), Spec("other", interrupted)]
+    settings = Settings(tmp_path, ("onnxruntime",), (1,), seconds=0.01, rounds=1, facts=False)
+    report, saved = here(0.01, 1), tmp_path / "r.json"
+    with pytest.raises(KeyboardInterrupt):
+        measure(specs, settings, report, keep=lambda: report.save(saved))
+    assert load_report(saved).cases[0].row(1)["onnxruntime"].best_ms is not None
+
+
 def test_a_worker_holds_its_runtime_alone() -> None:
     code = (
         "import sys, graphfuse.bench.worker\nprint([m for m in ('onnx', 'onnxruntime', 'sympy') if m in sys.modules])"
