@@ -32,6 +32,7 @@ from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.account import account
+from graphfuse.plan.footprint import note_memory, note_weights
 from graphfuse.plan.in_place import take_places
 from graphfuse.plan.planner import Choose, Plan, cheapest, leanest, plan
 from graphfuse.plan.strips import chain_calls
@@ -127,6 +128,7 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
             planned = chain_calls(planned, strip, job.target, options.optimize)
     planned = take_places(planned)
     account(job.results["fuse"], planned, job.ledger)
+    note_memory(planned, job.ledger)
     return planned
 
 
@@ -152,6 +154,12 @@ def emit(job: Job, planned: Plan, clocks: bool = False) -> Module:
     lanes = job.target.lanes
     preambles = (preamble(lanes, False), preamble(lanes, True))
     return assemble(planned, preambles, pool_source(), job.options.embed_weights, job.profile or clocks)
+
+
+def emit_module(job: Job, planned: Plan) -> Module:
+    module = emit(job, planned)
+    note_weights(module.weights, job.ledger)
+    return module
 
 
 def build_library(job: Job, module: Module) -> Bundle:
@@ -242,7 +250,7 @@ STAGES = (
     Stage("recognize", recognize, model_text),
     Stage("fuse", fuse_model, fusion_text),
     Stage("plan", plan_fusion, plan_text),
-    Stage("emit", emit, lambda module: module.source()),
+    Stage("emit", emit_module, lambda module: module.source()),
     Stage("build", build_library, lambda bundle: f"{bundle.library.name}\n"),
     Stage("verify", verify_library, lambda certificate: certificate.to_json() if certificate else "not verified\n"),
     Stage("bundle", bundle_artifact, lambda bundle: bundle.manifest.to_json()),

@@ -22,8 +22,10 @@ from graphfuse.bench.roofline import CallCost, bound, call_costs, threads_of
 from graphfuse.codegen.module import Module
 from graphfuse.compiler import Job, run_stages
 from graphfuse.errors import InputError, InternalError
+from graphfuse.explain.memory import MemoryUse, memory_of
 from graphfuse.importers.checks import read_proto
 from graphfuse.ledger import Ledger
+from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
 from graphfuse.plan.planner import Plan
 from graphfuse.plan.site import Packed
@@ -83,6 +85,7 @@ class Profile:
     calls: tuple[CallTime, ...]
     limits: Limits
     note: str = ""
+    memory: MemoryUse | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For machines; times in seconds, sizes in bytes."""
@@ -325,6 +328,7 @@ def _profile(
         tuple(calls),
         machine.on(threads),
         subject.note,
+        memory_of(subject.ledger),
     )
 
 
@@ -348,11 +352,11 @@ def _call_time(
     )
 
 
-def weight_sizes(plan: Plan, module: Module) -> dict[Packed, int]:
-    """Bytes of each packed constant: the module holds them in the order in which the calls first name them."""
+def weight_sizes(plan: Plan, module: Module) -> dict[tuple[Tensor, str], int]:
+    """Bytes of each packed constant by source and key: the module holds them in the order in which calls name them."""
     arrays = iter(module.weights)
     known: dict[object, int] = {}
-    found: dict[Packed, int] = {}
+    found: dict[tuple[Tensor, str], int] = {}
     for call in plan.calls:
         for pointer in call.code.pointers:
             if isinstance(pointer, Packed):
@@ -364,5 +368,5 @@ def weight_sizes(plan: Plan, module: Module) -> dict[Packed, int]:
             if key not in known:
                 known[key] = int(next(arrays).nbytes)
             if isinstance(pointer, Packed):
-                found[pointer] = known[key]
+                found[pointer.source, pointer.key] = known[key]
     return found

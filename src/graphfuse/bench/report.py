@@ -12,6 +12,7 @@ from rich.text import Text
 from graphfuse.bench.limits import Limits, MachineLimits
 from graphfuse.bench.profile import CallTime, Profile
 from graphfuse.errors import one_line
+from graphfuse.explain.memory import in_short
 from graphfuse.explain.names import amount, plural
 
 SORTS = ("program", "time")
@@ -108,6 +109,8 @@ def _totals(profile: Profile) -> RenderableType:
         "  at the limits", f"{_milliseconds(ideal)} ms if every call reached its own, {ideal / best:.0%} of it"
     )
     grid.add_row("  outside calls", f"{_microseconds(profile.outside)} µs, the way into C and back included")
+    if profile.memory is not None:
+        grid.add_row("  memory", in_short(profile.memory))
     by: dict[str, float] = {}
     for call in profile.calls:
         by[call.bound_by] = by.get(call.bound_by, 0.0) + call.share

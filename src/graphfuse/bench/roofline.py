@@ -19,7 +19,7 @@ from graphfuse.fuse.regions import Region
 from graphfuse.graph.dims import evaluate
 from graphfuse.graph.dtypes import item_bytes
 from graphfuse.ops.expr import cost
-from graphfuse.ops.tensor import Contract, Map, Reduce, Tensor
+from graphfuse.ops.tensor import Contract, Map, Opaque, Reduce, Tensor
 from graphfuse.plan.planner import Call, Plan
 from graphfuse.plan.site import Packed
 from graphfuse.plan.view import View
@@ -29,6 +29,7 @@ from graphfuse.target import Target
 _BLOCK = 16 << 10  # bytes in which the caches are modelled
 
 Sizes = Mapping[str, int]
+Weights = Mapping[tuple[Tensor, str], int]  # bytes of each packed constant, by what it is made of and how
 
 
 @dataclass
@@ -66,8 +67,8 @@ class Bound:
     seconds: float
 
 
-def call_costs(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: Mapping[Packed, int]) -> list[CallCost]:
-    """The cost of each call. weights: bytes of each packed constant."""
+def call_costs(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: Weights) -> list[CallCost]:
+    """The cost of each call."""
     traffics = _replayed(plan, sizes, target, threads, weights)
     return [
         CallCost(call, *_operations(call, sizes), traffic) for call, traffic in zip(plan.calls, traffics, strict=True)
@@ -124,9 +125,12 @@ def _operations(call: Call, sizes: Sizes) -> tuple[int, int]:
         elif isinstance(t.prim, Contract):
             contracts = True
             asked += elements * _taps(t, sizes)
+        elif isinstance(t.prim, Opaque):
+            contracts = True
     if not contracts:
         return asked, 2 * instructions
-    return asked, evaluate(call.code.work, sizes) + 2 * instructions
+    work = evaluate(call.code.work, sizes)
+    return asked or work, work + 2 * instructions
 
 
 def regions_of(call: Call) -> Sequence[Region]:
@@ -158,7 +162,7 @@ def _product(dims: Iterable[object], sizes: Sizes) -> int:
 # ---------------------------------------------------------------- memory
 
 
-def _replayed(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: Mapping[Packed, int]) -> list[Traffic]:
+def _replayed(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: Weights) -> list[Traffic]:
     """The traffic of each call when the model has been run before."""
     caches = [_Cache("L2", target.l2 * threads), _Cache("L3", max(target.l3, target.l2 * threads))]
     offsets = {buffer: evaluate(offset, sizes) for buffer, offset in plan.arena.offsets.items()}
@@ -169,9 +173,9 @@ def _replayed(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: M
         for call in plan.calls:
             traffic = Traffic()
             results = _results(call, plan)
-            for pointer in dict.fromkeys(call.code.pointers):
+            for pointer in dict.fromkeys((call.apart or call).code.pointers):
                 if isinstance(pointer, Packed):
-                    size = weights.get(pointer, 0)
+                    size = weights.get((pointer.source, pointer.key), 0)
                     traffic.weights += size
                     _touch(caches, traffic.read, ("packed", pointer.source, pointer.key), 0, size, size)
                     continue
@@ -184,7 +188,7 @@ def _replayed(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: M
                 writes = pointer in results or buffer.kind == "output" or (place == "arena" and buffer not in written)
                 traffic.weights += size if buffer.kind == "weight" else 0
                 _touch(caches, traffic.written if writes else traffic.read, place, start, span, size)
-            written |= {p.buffer for p in call.code.pointers if isinstance(p, View)}
+            written |= set((call.apart or call).buffers)
             found.append(traffic)
     return found
 

@@ -66,4 +66,4 @@ def _of_model(model: Path, cpu: str) -> Ledger:
     from graphfuse.compiler import Job, run_stages
     from graphfuse.options import CompileOptions
 
-    return run_stages(Job(model, CompileOptions(cpu=cpu)), stop_after="plan").ledger
+    return run_stages(Job(model, CompileOptions(cpu=cpu)), stop_after="emit").ledger

@@ -11,7 +11,8 @@ from rich.text import Text
 
 from graphfuse.errors import one_line
 from graphfuse.explain.account import account_of, grouped
-from graphfuse.explain.names import amount, plural
+from graphfuse.explain.memory import in_short, memory_of
+from graphfuse.explain.names import plural
 
 if TYPE_CHECKING:
     from graphfuse.artifact.bundle import Bundle
@@ -24,15 +25,15 @@ def to_dict(job: Job) -> dict[str, Any]:
     account = account_of(job.ledger)
     bundle: Bundle | None = job.results.get("bundle") or job.results.get("build")
     certificate: Certificate | None = job.results.get("verify")
-    plan = job.results.get("plan")
-    arena = None if plan is None else plan.arena.size
+    memory = memory_of(job.ledger)
     return {
         "model": str(job.path),
         "artifact": str(job.output) if "bundle" in job.results else None,
         "target": job.target.key(),
         "compiler": bundle.manifest.compiler if bundle else None,
         "account": account.to_dict()["summary"],
-        "arena_bytes": arena if arena is None or isinstance(arena, int) else str(arena),
+        "arena_bytes": None if memory is None else memory.expression or memory.arena,
+        "memory": None if memory is None else memory.to_dict(),
         "weights_bytes": _weights(job, bundle) if "emit" in job.results else None,
         "seconds": {stage: round(seconds, 3) for stage, seconds in job.timings.items()},
         "certificate": json.loads(certificate.to_json()) if certificate else None,
@@ -48,8 +49,9 @@ def render(job: Job) -> RenderableType:
         title.append(" → ", "dim").append(one_line(figures["artifact"]))
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_row("  graph", _graph(account))
-    if figures["weights_bytes"] is not None:
-        table.add_row("  memory", f"weights {amount(figures['weights_bytes'])}; working memory {_arena(job)}")
+    memory = memory_of(job.ledger)
+    if memory is not None:
+        table.add_row("  memory", in_short(memory))
     table.add_row(
         "  target", f"{figures['target']}" + (f", {one_line(figures['compiler'])}" if figures["compiler"] else "")
     )
@@ -100,19 +102,6 @@ def _graph(account: dict[str, int]) -> Text:
     text.append("; ", "not bold")
     counts = ", ".join(f"{account[fate]} {fate}" for fate in ("fused", "alone", "folded", "removed") if account[fate])
     return text.append(counts, "not bold")
-
-
-def _arena(job: Job) -> str:
-    """Bytes where they are a number, or are for the sizes that were verified; else that they are not."""
-    from graphfuse.graph.dims import evaluate
-
-    size, certificate = job.results["plan"].arena.size, job.results.get("verify")
-    if isinstance(size, int):
-        return amount(size)
-    if certificate is None:
-        return "depends on the sizes given"
-    sizes = ", ".join(f"{one_line(name)}={value}" for name, value in certificate.dims.items())
-    return f"{amount(evaluate(size, certificate.dims))} at {sizes}"
 
 
 def _time(seconds: dict[str, float]) -> Text:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from graphfuse.explain.memory import memory_of
 from graphfuse.ledger import FATES, EdgeRecord, Ledger, MissRecord, NodeRecord
 
 T = TypeVar("T")
@@ -83,7 +84,13 @@ class Account:
             "missed_edges": len(self.ledger.edges),
             "missed_bytes": self.missed_bytes,
         }
-        return {"summary": summary, "kernels": kernels, "ledger": json.loads(self.ledger.to_json())}
+        memory = memory_of(self.ledger)
+        return {
+            "summary": summary,
+            "memory": None if memory is None else memory.to_dict(),
+            "kernels": kernels,
+            "ledger": json.loads(self.ledger.to_json()),
+        }
 
 
 def account_of(ledger: Ledger) -> Account:

@@ -20,6 +20,7 @@ from graphfuse.explain.account import (
     ledger_op,
     miss_groups,
 )
+from graphfuse.explain.memory import memory_of, render_memory
 from graphfuse.explain.names import amount, patterns, plural
 from graphfuse.ledger import EdgeRecord, Ledger, MissRecord, NodeRecord
 
@@ -39,6 +40,9 @@ def render(ledger: Ledger, title: str, *, full: bool = False) -> RenderableType:
     """The account of `ledger`: a summary, the kernels, what was missed; `full` tells every node and edge by itself."""
     account = account_of(ledger)
     parts = [render_fusion(ledger, title, full=full)]
+    memory = memory_of(ledger)
+    if memory is not None:
+        parts += [_heading("Memory"), render_memory(memory, full=full)]
     parts += _section(_edges_title(account), list(_edges(ledger, full)), full)
     parts += _section("Rules that nearly applied", list(_misses(ledger, full)), full)
     if full:
