@@ -105,7 +105,6 @@ class Session:
         self._input_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.inputs]
         self._output_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.outputs]
         self._input_names = [tensor.name for tensor in self.manifest.inputs]
-        self._input_set = frozenset(self._input_names)
         self._output_names = [tensor.name for tensor in self.manifest.outputs]
         self._ports = len(self._input_names) + len(self._output_names)
         self._model_call = self._library.model_call
@@ -119,11 +118,9 @@ class Session:
         are new arrays. Raises InputError when an input is missing, unknown, of another dtype or of a shape that does
         not fit, or when a run-time guard of the model fails.
         """
-        if named:
-            inputs = self._in_order(inputs, named)
-        elif len(inputs) != len(self._input_names):
+        if not named and len(inputs) != len(self._input_names):
             raise self._wrong_count(len(inputs))
-        outputs = self._run(inputs)
+        outputs = self._run(self._in_order(inputs, named) if named else inputs)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
@@ -274,10 +271,13 @@ class Session:
             outputs.append((shape, dtype, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
         return _Plan(dims, address, arena_bytes, tuple(outputs))
 
-    def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, ...]:
+    def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
         names = self._input_names
-        if not inputs and named.keys() == self._input_set:
-            return tuple([named[name] for name in names])
+        if not inputs and len(named) == len(names):
+            try:
+                return [named[name] for name in names]
+            except KeyError:  # told below
+                pass
         rest = names[len(inputs) :]
         for name in named:
             if name not in names:
