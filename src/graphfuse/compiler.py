@@ -109,7 +109,7 @@ def _disabled(job: Job) -> frozenset[str]:
 
 
 def fuse_model(job: Job, model: ir.Model) -> Fusion:
-    return fuse(lower_graph(model.graph, str(job.path)))
+    return fuse(lower_graph(model.graph, str(job.path), job.dims))
 
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +17,10 @@ from graphfuse.ops.registry import NotSupported, find, lower, missing
 from graphfuse.ops.tensor import Tensor
 
 
+# Pixels that the height or width of an image is taken for where nobody says.
+IMAGE = 320
+
+
 @dataclass
 class Program:
     """Tensors in topological order, and whose they are."""
@@ -29,13 +33,18 @@ class Program:
     guards: list[Guard] = field(default_factory=list)
     position: dict[Tensor, int] = field(default_factory=dict)
     consumers: dict[Tensor, list[Tensor]] = field(default_factory=dict)
+    given: Mapping[str, int] = field(default_factory=dict)  # what the user says that sizes mostly are
 
     @property
     def one_item(self) -> dict[str, int]:
-        """Sizes to reckon with: symbols that lead an input's shape, and nothing else, are a batch, here of one item."""
+        """Sizes to reckon with: what the user gave; the height and width of an image are as they often are; symbols
+        that lead an input's shape, and nothing else, are a batch, here of one item.
+        """
         shapes = [self.of_value[v].shape for v in self.graph.inputs]
         inner = set(symbols(d for shape in shapes for d in shape[1:]))
-        return {name: 1 for name in symbols(d for shape in shapes for d in shape[:1]) if name not in inner}
+        batch = {name: 1 for name in symbols(d for shape in shapes for d in shape[:1]) if name not in inner}
+        image = dict.fromkeys(symbols(d for shape in shapes if len(shape) == 4 for d in shape[2:]), IMAGE)
+        return {**image, **batch, **self.given}
 
     def is_output(self, tensor: Tensor) -> bool:
         return any(tensor is o for o in self.outputs)
@@ -55,9 +64,9 @@ class Program:
         return (tensor.value.name or "?") if tensor.value is not None else "?"
 
 
-def lower_graph(graph: ir.Graph, where: str = "") -> Program:
+def lower_graph(graph: ir.Graph, where: str = "", given: Mapping[str, int] | None = None) -> Program:
     """Lower every node. Raises UnsupportedModelError listing every node that can't be, with its reason."""
-    program = Program(graph)
+    program = Program(graph, given=given or {})
     unsupported: list[tuple[str, str, str]] = []
     for value in graph.inputs:
         _add_leaf(program, value, unsupported)
