@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.guards import Guard, collect_guards
+from graphfuse.fuse.line_sums import split_sum
 from graphfuse.graph.dims import shape_of, symbols
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label
@@ -140,8 +141,10 @@ def _own(program: Program, tensor: Tensor, node: ir.Node) -> None:
         if t.prim is None or t in program.node_of:
             continue
         if ready:
-            program.node_of[t] = node
-            program.tensors.append(t)
+            lines = split_sum(t)
+            for made in [t] if lines is None else [lines, t]:
+                program.node_of[made] = node
+                program.tensors.append(made)
         else:
             stack.append((t, True))
             stack += [(a, False) for a in reversed(t.args)]

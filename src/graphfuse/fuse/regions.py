@@ -6,7 +6,8 @@ refusal is a verdict with its reason, which becomes the ledger's record of the e
 
 Three kinds of region compute:
 
-- `contraction`: a `Contract` with pointwise maps of its own shape behind it, evaluated on the accumulators;
+- `contraction`: a `Contract` with pointwise maps of its own shape behind it, evaluated on the accumulators, and sums
+  of its lines where it is a depthwise convolution;
 - `rows`: maps, index maps and reductions over one iteration space, evaluated row by row;
 - `opaque`: the wanted results of one loop nest.
 
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from graphfuse.fuse.element import is_aligned
+from graphfuse.fuse.line_sums import is_line_sum
 from graphfuse.fuse.program import Program
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.ops.expr import depends_on
@@ -169,7 +171,7 @@ def _start(fusion: Fusion, t: Tensor) -> None:
 def _add(fusion: Fusion, region: Region, t: Tensor) -> None:
     region.tensors.append(t)
     fusion.region_of[t] = region
-    if isinstance(t.prim, Reduce):
+    if isinstance(t.prim, Reduce) and region.kind == "rows":
         region.axes = t.prim.axes
 
 
@@ -210,8 +212,12 @@ def _may_join(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdict |
 def _fits_epilogue(fusion: Fusion, region: Region, t: Tensor) -> Verdict | None:
     if region.anchor in fusion.apart:
         return Verdict("together they were measured to be slower", fusion.program.name(region.anchor))
+    if is_line_sum(t, region.anchor) and same_shape(t.args[0].shape, region.space):
+        return None
     if not isinstance(t.prim, Map):
         return Verdict("only pointwise ops run on accumulators", fusion.program.name(t))
+    if any(isinstance(a.prim, Reduce) and fusion.region_of.get(a) is region for a in t.args):
+        return Verdict("a sum is complete only when its line is done", fusion.program.name(t))
     if not same_shape(t.shape, region.space):
         return Verdict("the shapes differ", f"{_text(region.space)} -> {_text(t.shape)}")
     return None

@@ -19,6 +19,7 @@ class ConvDepthwise:
 
     name = "conv_depthwise"
     error_class = "reassociated"
+    sums_lines = True
     in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:

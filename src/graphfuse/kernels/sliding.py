@@ -10,16 +10,18 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+from graphfuse.codegen.access import access
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, estimate, mul, product
-from graphfuse.graph.dtypes import DType, c_type, item_bytes, suffix, vector_type
+from graphfuse.graph.dtypes import I64, DType, c_type, item_bytes, suffix, vector_type
+from graphfuse.ops.expr import Const
 from graphfuse.plan.site import ContractionSite, KernelCode, Packed
 from graphfuse.target import Target
 
 from .function import Function, affine, times
 from .spans import Span, column_users, line_spans
-from .tile import Lanes, Tile, finish_tile
+from .tile import Lanes, Tile, finish_tile, line_sum
 from .window import Geometry, geometry, line_variables, taps_in_range, taps_with_padding
 
 # Multiply-adds written out for one tile before lines, then pixels, become loops.
@@ -174,6 +176,7 @@ class _SlidingWriter:
             w.line(f"const {self.c} *const line = picture + {start};")
             known = line_variables(g, p.site.index, (None, "oy", None))
             inside = lanes.child(known, w.section())
+            self.start_sums(w)
             everywhere = ("0", str(g.kernel[1]))
             if (first, last) == everywhere and p.unroll_lines:
                 self.line(w, inside, None)
@@ -184,6 +187,21 @@ class _SlidingWriter:
                     self.line(w, inside, (first, last))
             else:
                 self.line(w, inside, (first, last))
+            self.store_sums(w, inside)
+
+    def start_sums(self, w: Writer) -> None:
+        for k in range(len(self.p.site.line_sums)):
+            names = ", ".join(f"{line_sum(k, v)} = {{0}}" for v in range(self.vectors))
+            w.line(f"{vector_type(self.p.dtype)} {names};")
+
+    def store_sums(self, w: Writer, lanes: Lanes) -> None:
+        """The sums of a line, which is computed from left to right wherever threads meet: the same bits every time."""
+        site = self.p.site
+        index = (*site.index[:-1], Const(0, I64))
+        for k, (t, _) in enumerate(site.line_sums):
+            view = site.view(t)
+            for v in range(self.vectors):
+                lanes[v].child({}, w).store(view, access(view, index), line_sum(k, v))
 
     # ------------------------------------------------------------------ one line
 

@@ -185,23 +185,33 @@ class Lanes:
         return len(self._scopes)
 
 
-def finish(site: ContractionSite, scope: Scope, value: str) -> None:
-    """Evaluate and store every output of the site for one vector, whose accumulated sum is the C variable `value`."""
+def line_sum(k: int, v: int) -> str:
+    """The C variable of the site's line sum number k, in vector v of the panel."""
+    return f"line{k}_{v}"
+
+
+def finish(site: ContractionSite, scope: Scope, value: str, v: int = 0) -> None:
+    """Evaluate and store every output of the site for one vector, whose accumulated sum is the C variable `value`.
+
+    Its elements are added to the line sums of vector v of the panel.
+    """
     scope.bind(site.accumulator, value)
     for tensor, expression in site.outputs:
         view = site.view(tensor)
         scope.store(view, access(view, site.index), scope.vector(expression))
+    for k, (_, expression) in enumerate(site.line_sums):
+        scope.writer.line(f"{line_sum(k, v)} += {scope.vector(expression)};")
 
 
 def finish_tile(
     site: ContractionSite, w: Writer, lanes: Lanes, tile: Tile, row: Callable[[str], Mapping[Var, str]]
 ) -> None:
     """The epilogue of a whole tile; `row` gives the loop variables of tile row `m` (C text of a number)."""
-    work = sum(cost(e) + 1 for _, e in site.outputs) * tile.rows * tile.vectors
+    work = sum(cost(e) + 1 for _, e in (*site.outputs, *site.line_sums)) * tile.rows * tile.vectors
     if work <= _INLINE_EPILOGUE or tile.rows == 1:
         for m in range(tile.rows):
             for v in range(tile.vectors):
-                finish(site, lanes[v].child(row(str(m)), w), f"c{m}_{v}")
+                finish(site, lanes[v].child(row(str(m)), w), f"c{m}_{v}", v)
         return
     vector = vector_type(site.contraction.dtype)
     sums = ", ".join(f"c{m}_{v}" for m in range(tile.rows) for v in range(tile.vectors))
@@ -211,7 +221,7 @@ def finish_tile(
         for v in range(tile.vectors):
             place = counter if tile.vectors == 1 else f"{counter} * {tile.vectors} + {v}"
             value = w.let(vector, f"{kept}[{place}]", "sum")
-            finish(site, lanes[v].child(row(counter), w), value)
+            finish(site, lanes[v].child(row(counter), w), value, v)
 
 
 # ---------------------------------------------------------------- weights

@@ -18,7 +18,7 @@ from graphfuse.fuse.regions import VIEWS, Fusion, Region
 from graphfuse.graph.dims import Dim, assuming, estimate, same, same_shape
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
-from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reshape, Slice, Tensor, Transpose
+from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reduce, Reshape, Slice, Tensor, Transpose
 from graphfuse.plan import overwrite
 from graphfuse.plan.layout import Layouts
 from graphfuse.plan.memory import Arena, Lifetime, lay_out
@@ -384,13 +384,16 @@ class _Planner:
         anchor = region.anchor
         results: dict[Tensor, Expr] = {anchor: accumulator(anchor)}
         elements = Elements(region.tensors, region.space, results)
-        outputs = [(t, elements.at_canonical(t)) for t in region.outputs]
+        whole = [t for t in region.outputs if not isinstance(t.prim, Reduce)]
+        outputs = [(t, elements.at_canonical(t)) for t in whole]
+        sums = [(t, elements.at_canonical(t.args[0])) for t in region.outputs if isinstance(t.prim, Reduce)]
         views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
-        site = ContractionSite(anchor, outputs, views, self.program.constant)
+        site = ContractionSite(anchor, outputs, views, self.program.constant, sums)
         reasons: list[str] = []
         candidates: list[Candidate] = []
         for kernel in self.kernels:
-            reason = kernel.accepts(site, self.target)
+            able = not sums or getattr(kernel, "sums_lines", False)
+            reason = kernel.accepts(site, self.target) if able else "it sums no lines"
             if reason is None:
                 cost = kernel.cost(site, self.target)
                 candidates.append(Candidate(kernel, cost, partial(kernel.emit, site, self.target)))
