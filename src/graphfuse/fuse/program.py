@@ -17,7 +17,6 @@ from graphfuse.graph.origins import label
 from graphfuse.ops.registry import NotSupported, find, lower, missing
 from graphfuse.ops.tensor import Tensor
 
-
 # Pixels that the height or width of an image is taken for where nobody says.
 IMAGE = 320
 
