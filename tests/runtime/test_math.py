@@ -20,9 +20,9 @@ EXACT = ("floor", "ceil", "trunc", "round", "sign", "abs")
 
 
 def stated_bounds() -> dict[str, float]:
-    """The table at the head of gf_math.h, ULP with and without fused multiply-add: the larger is the bound."""
-    rows = re.findall(r"^ \* {3}(\w+) +(\d\.\d+) +(\d\.\d+)$", (RUNTIME / "gf_math.h").read_text(), re.MULTILINE)
-    return {name: max(float(fused), float(apart)) for name, fused, apart in rows}
+    """The table at the head of gf_math.h, ULP by three kinds of machines: the largest is the bound."""
+    rows = re.findall(r"^ \* {3}(\w+)((?: +\d\.\d+){3})$", (RUNTIME / "gf_math.h").read_text(), re.MULTILINE)
+    return {name: max(map(float, errors.split())) for name, errors in rows}
 
 
 @pytest.mark.parametrize("build", builds(), ids=str)

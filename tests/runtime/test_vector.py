@@ -347,3 +347,31 @@ def test_float64_functions_are_libm(ops: Operations) -> None:
         far = np.array([-800.0, -745.0, 800.0, np.inf, -np.inf])
         np.testing.assert_array_equal(ops.unary("sigmoid_f64", far, np.float64), [0, 5e-324, 1, 1, 0])
         np.testing.assert_array_equal(ops.unary("softplus_f64", far, np.float64), [0, 5e-324, 800, np.inf, 0])
+
+
+def test_lookup(ops: Operations) -> None:
+    table = np.random.default_rng(4).normal(size=64)[16:48].astype(np.float32)
+    spread = np.array([0, 15, 16, 31, 32, -1, 2**31 - 1, -(2**31), 7, 24, 1000, -17, 3, 12, 20, 28], np.int32)
+    for k in (spread[: ops.lanes], spread[-ops.lanes :].copy()):
+        small, large = np.empty(ops.lanes, np.float32), np.empty(ops.lanes, np.float32)
+        ops.call("lookup", table, k, small, large)
+        np.testing.assert_array_equal(small, table[k & 15])
+        np.testing.assert_array_equal(large, table[k & 31])
+
+
+def test_limit(ops: Operations) -> None:
+    a = values("f32")
+    for m in (0.5, 1.0, 300.0):
+        limit = np.full_like(a, m)
+        with np.errstate(invalid="ignore"):
+            want = np.where(np.abs(a) <= limit, a, np.copysign(limit, a))
+        check(ops.binary("limit_f32", a, limit, np.float32), want)
+
+
+def test_scalef(ops: Operations) -> None:
+    n = np.array([0, -0.0, 0.5, -0.5, 3.9, -3.9, 127, 127.9, 128, 129, -126, -127, -130.25, -149, -150, -151, 250, -260,
+                  1e9, -1e9, 1e30, -1e30, np.inf, -np.inf, np.nan], np.float32)  # fmt: skip
+    for p in (1.0, -1.5, 1.9999999, 0.70710677):
+        with np.errstate(over="ignore", invalid="ignore"):
+            want = (np.float64(p) * np.exp2(np.floor(np.clip(n.astype(np.float64), -1000, 1000)))).astype(np.float32)
+        check(ops.binary("scalef_f32", np.full_like(n, p), n, np.float32), np.where(np.isnan(n), n, want))

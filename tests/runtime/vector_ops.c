@@ -70,6 +70,13 @@ GF_LIBM(LIBM)
 U1(sigmoid, f64, double)
 U1(softplus, f64, double)
 
+B1(limit, f32, float)
+B1(scalef, f32, float)
+void lookup(const float *t, const int32_t *k, float *small, float *large) {
+    gf_store_f32(small, gf_lookup16_f32(t, gf_load_i32(k)));
+    gf_store_f32(large, gf_lookup32_f32(t, gf_load_i32(k)));
+}
+
 #define BOOLEAN(NAME) BINARY(NAME##_bool, gf_##NAME##_bool, bool, uint8_t, bool, uint8_t)
 BOOLEAN(and) BOOLEAN(or) BOOLEAN(xor) BOOLEAN(eq) BOOLEAN(ne)
 UNARY(not_bool, gf_not_bool, bool, uint8_t, bool, uint8_t)

@@ -1,129 +1,40 @@
 /* gf_math.h - float32 elementary functions on GF_W lanes, without branches.
  *
  * Coefficients are weighted minimax fits, rounded to float32 one by one from the lowest power with the rest refitted.
- * Largest error in units in the last place, denormal results in denormal steps: on a machine with fused multiply-add and
- * on one without. Found by comparing all 2^32 arguments with libm in float64 (tests/runtime/ulp.c), from tan on every
- * 61st (those are in gf_math64.h), pow at random ones. NaN, infinities, overflow, underflow and zero's sign are libm's.
+ * Largest error in units in the last place, denormal results in denormal steps: on a machine that holds tables in
+ * registers (gf_lookup.h), on one with fused multiply-add, on one without. Found by comparing all 2^32 arguments with
+ * libm in float64 (tests/runtime/ulp.c), from tan on every 61st (those are in gf_math64.h), pow at random ones. NaN,
+ * infinities, overflow, underflow and zero's sign are libm's.
  *
- *   exp       1.03  1.00
- *   exp2      1.03  1.00
- *   expm1     1.46  1.54
- *   log       0.95  1.07
- *   log1p     1.57  1.68
- *   tanh      1.94  1.95
- *   sigmoid   1.98  1.97
- *   softplus  1.83  1.99
- *   erf       1.79  1.97
- *   sin       1.54  1.55
- *   cos       1.54  1.55
- *   tan       0.51  0.51
- *   asin      0.51  0.51
- *   acos      0.51  0.51
- *   atan      0.51  0.51
- *   sinh      0.51  0.51
- *   cosh      0.51  0.51
- *   asinh     0.51  0.51
- *   acosh     0.51  0.51
- *   atanh     0.51  0.51
- *   pow       0.51  0.51
+ *   exp       0.99  1.03  1.00
+ *   exp2      0.99  1.03  1.00
+ *   expm1     1.46  1.46  1.54
+ *   log       0.95  0.95  1.07
+ *   log1p     1.57  1.57  1.68
+ *   tanh      1.72  1.94  1.95
+ *   sigmoid   1.99  1.98  1.97
+ *   softplus  1.83  1.83  1.99
+ *   erf       1.96  1.79  1.97
+ *   sin       1.54  1.54  1.55
+ *   cos       1.54  1.54  1.55
+ *   tan       0.51  0.51  0.51
+ *   asin      0.51  0.51  0.51
+ *   acos      0.51  0.51  0.51
+ *   atan      0.51  0.51  0.51
+ *   sinh      0.51  0.51  0.51
+ *   cosh      0.51  0.51  0.51
+ *   asinh     0.51  0.51  0.51
+ *   acosh     0.51  0.51  0.51
+ *   atanh     0.51  0.51  0.51
+ *   pow       0.51  0.51  0.51
  *
  * sqrt, division and the roundings are exact to the rules of IEEE 754. */
 #ifndef GF_MATH_H
 #define GF_MATH_H
 
-#include "gf_int.h"
-
-/* a * b + c, rounded once where the machine can */
-#if defined(__clang__) && (defined(__FMA__) || defined(__aarch64__)) && __has_builtin(__builtin_elementwise_fma)
-GF_INLINE gf_f32 gf_fma_f32(gf_f32 a, gf_f32 b, gf_f32 c) { return __builtin_elementwise_fma(a, b, c); }
-GF_INLINE gf_f64 gf_fma_f64(gf_f64 a, gf_f64 b, gf_f64 c) { return __builtin_elementwise_fma(a, b, c); }
-#else
-#if !defined(__clang__) && GF_W == 16 && __has_builtin(__builtin_ia32_vfmaddps512_mask)
-GF_INLINE gf_f32 gf_fma_f32(gf_f32 a, gf_f32 b, gf_f32 c) {
-    return __builtin_ia32_vfmaddps512_mask(a, b, c, (short)-1, 4);
-}
-#elif !defined(__clang__) && GF_W == 8 && __has_builtin(__builtin_ia32_vfmaddps256)
-GF_INLINE gf_f32 gf_fma_f32(gf_f32 a, gf_f32 b, gf_f32 c) { return __builtin_ia32_vfmaddps256(a, b, c); }
-#elif !defined(__clang__) && GF_W == 4 && __has_builtin(__builtin_ia32_vfmaddps)
-GF_INLINE gf_f32 gf_fma_f32(gf_f32 a, gf_f32 b, gf_f32 c) { return __builtin_ia32_vfmaddps(a, b, c); }
-#else
-GF_INLINE gf_f32 gf_fma_f32(gf_f32 a, gf_f32 b, gf_f32 c) { return a * b + c; }
-#endif
-GF_INLINE gf_f64 gf_fma_f64(gf_f64 a, gf_f64 b, gf_f64 c) { return a * b + c; }
-#endif
-
-/* ---- square root and rounding: one instruction where the machine has it ---- */
-#define GF_PER_LANE(T, NAME, CALL)                          \
-    GF_INLINE gf_##T gf_##NAME##_##T(gf_##T x) {            \
-        gf_##T r;                                           \
-        for (int i = 0; i < GF_W; i++) r[i] = CALL(x[i]);   \
-        return r;                                           \
-    }
-
-#if __has_builtin(__builtin_elementwise_sqrt)
-GF_INLINE gf_f32 gf_sqrt_f32(gf_f32 x) { return __builtin_elementwise_sqrt(x); }
-GF_INLINE gf_f64 gf_sqrt_f64(gf_f64 x) { return __builtin_elementwise_sqrt(x); }
-#else
-#if GF_W == 16 && __has_builtin(__builtin_ia32_sqrtps512_mask)
-GF_INLINE gf_f32 gf_sqrt_f32(gf_f32 x) { return __builtin_ia32_sqrtps512_mask(x, x, (short)-1, 4); }
-#elif GF_W == 8 && __has_builtin(__builtin_ia32_sqrtps256)
-GF_INLINE gf_f32 gf_sqrt_f32(gf_f32 x) { return __builtin_ia32_sqrtps256(x); }
-#elif GF_W == 4 && __has_builtin(__builtin_ia32_sqrtps)
-GF_INLINE gf_f32 gf_sqrt_f32(gf_f32 x) { return __builtin_ia32_sqrtps(x); }
-#else
-GF_PER_LANE(f32, sqrt, sqrtf)
-#endif
-GF_PER_LANE(f64, sqrt, sqrt)
-#endif
-
-/* round: half to even. The immediate of the x86 forms: 0 even, 1 down, 2 up, 3 to zero; 8 raises no inexact. */
-#define GF_ROUNDINGS(X) X(round, 8, roundeven) X(floor, 9, floor) X(ceil, 10, ceil) X(trunc, 11, trunc)
-#if defined(__clang__) && (!defined(__SSE2__) || defined(__SSE4_1__)) && __has_builtin(__builtin_elementwise_roundeven)
-#define GF_ROUNDING(NAME, IMM, C)                                                                         \
-    GF_INLINE gf_f32 gf_##NAME##_f32(gf_f32 x) { return __builtin_elementwise_##C(x); }                   \
-    GF_INLINE gf_f64 gf_##NAME##_f64(gf_f64 x) { return __builtin_elementwise_##C(x); }
-GF_ROUNDINGS(GF_ROUNDING)
-#else
-/* Adding and subtracting 2^(mantissa bits) leaves the nearest integer, ties to even; larger numbers are integers. */
-#define GF_ROUND_BY_MAGIC(T, C, MAGIC)                                                                                \
-    GF_INLINE gf_##T gf_round_##T(gf_##T x) {                                                                         \
-        gf_##T magic = gf_copysign_##T(gf_splat_##T((C)(MAGIC)), x), y = (x + magic) - magic;                         \
-        return gf_select_##T(gf_lt_##T(gf_abs_##T(x), gf_splat_##T((C)(MAGIC))), gf_copysign_##T(y, x), x);           \
-    }                                                                                                                 \
-    GF_INLINE gf_##T gf_floor_##T(gf_##T x) {                                                                         \
-        gf_##T y = gf_round_##T(x);                                                                                   \
-        return gf_copysign_##T(y - gf_select_##T(gf_gt_##T(y, x), gf_splat_##T((C)1), (gf_##T){0}), x);               \
-    }                                                                                                                 \
-    GF_INLINE gf_##T gf_ceil_##T(gf_##T x) { return gf_neg_##T(gf_floor_##T(gf_neg_##T(x))); }                        \
-    GF_INLINE gf_##T gf_trunc_##T(gf_##T x) { return gf_copysign_##T(gf_floor_##T(gf_abs_##T(x)), x); }
-#if !defined(__clang__) && GF_W == 16 && __has_builtin(__builtin_ia32_rndscaleps_mask)
-#define GF_ROUNDING(NAME, IMM, C) \
-    GF_INLINE gf_f32 gf_##NAME##_f32(gf_f32 x) { return __builtin_ia32_rndscaleps_mask(x, IMM, x, (short)-1, 4); }
-GF_ROUNDINGS(GF_ROUNDING)
-#elif !defined(__clang__) && GF_W == 8 && __has_builtin(__builtin_ia32_roundps256)
-#define GF_ROUNDING(NAME, IMM, C) \
-    GF_INLINE gf_f32 gf_##NAME##_f32(gf_f32 x) { return __builtin_ia32_roundps256(x, IMM); }
-GF_ROUNDINGS(GF_ROUNDING)
-#elif !defined(__clang__) && GF_W == 4 && __has_builtin(__builtin_ia32_roundps)
-#define GF_ROUNDING(NAME, IMM, C) \
-    GF_INLINE gf_f32 gf_##NAME##_f32(gf_f32 x) { return __builtin_ia32_roundps(x, IMM); }
-GF_ROUNDINGS(GF_ROUNDING)
-#else
-GF_ROUND_BY_MAGIC(f32, float, 8388608.0)
-#endif
-GF_ROUND_BY_MAGIC(f64, double, 4503599627370496.0)
-#endif
-
-/* -1, 0 or 1; NaN stays NaN, zero keeps its sign */
-#define GF_SIGN(T, C, S, U)                                                                                       \
-    GF_INLINE gf_##T gf_sign_##T(gf_##T x) {                                                                      \
-        gf_##S nonzero = (gf_##S)(gf_abs_##T(x) > (gf_##T){0});                                                   \
-        return gf_pick_##T(nonzero, gf_copysign_##T(gf_splat_##T((C)1), x), x);                                   \
-    }
-GF_FLOATS(GF_SIGN)
+#include "gf_lookup.h"
 
 /* ---- helpers ---- */
-GF_INLINE gf_f32 gf_k32(float x) { return gf_splat_f32(x); }
 GF_INLINE gf_f32 gf_bits_f32(gf_i32 i) { return (gf_f32)i; }
 
 /* 1.5 * 2^23: x + this - this is the nearest integer for |x| < 2^22, and the sum's low bits hold it */
@@ -142,16 +53,14 @@ GF_INLINE gf_reduced gf_exp_reduce(gf_f32 x) {
 }
 
 /* p * 2^n, rounded once even where the result is denormal */
-#if GF_W == 16 && __has_builtin(__builtin_ia32_scalefps512_mask)
 GF_INLINE gf_f32 gf_scale2_f32(gf_f32 p, gf_reduced e) {
-    return __builtin_ia32_scalefps512_mask(p, e.n, p, (uint16_t)-1, 4);
-}
+#ifdef GF_LOOKUP
+    return gf_scalef_f32(p, e.n);
 #else
-GF_INLINE gf_f32 gf_scale2_f32(gf_f32 p, gf_reduced e) {
     gf_i32 i = (gf_i32)e.k - (gf_i32)gf_k32(GF_MAGIC32), h = i >> 1;
     return p * gf_bits_f32((h + 127) << 23) * gf_bits_f32((i - h + 127) << 23);
-}
 #endif
+}
 
 /* 2^n e^r */
 GF_INLINE gf_f32 gf_exp_core(gf_reduced e) {
@@ -163,6 +72,7 @@ GF_INLINE gf_f32 gf_exp_core(gf_reduced e) {
     return gf_scale2_f32(p, e);
 }
 
+#ifndef GF_LOOKUP
 /* e^x */
 GF_INLINE gf_f32 gf_exp_f32(gf_f32 x) {
     return gf_exp_core(gf_exp_reduce(gf_minb_f32(gf_k32(100.0f), gf_maxb_f32(gf_k32(-120.0f), x))));
@@ -177,6 +87,7 @@ GF_INLINE gf_f32 gf_exp2_f32(gf_f32 x) {
     e.r = (x - e.n) * gf_k32(0.693147182f);
     return gf_exp_core(e);
 }
+#endif
 
 /* e^x - 1 = s p + (s - 1) with s = 2^n and p = e^r - 1, for x in [-80, 89] or NaN; bias 126 halves s */
 typedef struct { gf_f32 s, p; } gf_expm1_parts;
@@ -245,14 +156,15 @@ GF_INLINE gf_f32 gf_log1p_f32(gf_f32 x) {
     return gf_select_f32((gf_mask)(x == gf_k32(0.0f)), x, y);
 }
 
-/* log(1 + e^x) = max(x, 0) + log(1 + z), z = e^-|x| in (0, 1] */
+/* log(1 + e^x) = max(x, 0) + log(1 + z), z = e^-|x| in (0, 1]. By the polynomial: its error is smaller for z < 1/2. */
 GF_INLINE gf_f32 gf_softplus_f32(gf_f32 x) {
-    gf_f32 z = gf_exp_f32(gf_neg_f32(gf_abs_f32(x)));
+    gf_f32 z = gf_exp_core(gf_exp_reduce(gf_maxk_f32(gf_k32(-120.0f), gf_neg_f32(gf_abs_f32(x)))));
     gf_mask high = (gf_mask)(z > gf_k32(0.333333333f));
     gf_f32 f = gf_select_f32(high, gf_fma_f32(z, gf_k32(0.5f), gf_k32(-0.5f)), z);
     return gf_relu_f32(x) + gf_log_core(f, gf_select_f32(high, gf_k32(1.0f), gf_k32(0.0f)));
 }
 
+#ifndef GF_LOOKUP
 /* tanh |x| with e = e^(-2|x|): (1 - e) / (1 + e) by e - 1 near zero, where that cancels nothing, and
  * 1 - 2 e / (1 + e) beyond, where the quotient's error fades */
 GF_INLINE gf_f32 gf_tanh_f32(gf_f32 x) {
@@ -285,5 +197,6 @@ GF_INLINE gf_f32 gf_erf_f32(gf_f32 x) {
     gf_expm1_parts e = gf_expm1_split(gf_fma_f32(q, t, gf_neg_f32(t)), 127);
     return gf_copysign_f32(gf_fma_f32(e.p, e.s, e.s - gf_k32(1.0f)), x);
 }
+#endif
 
 #endif

@@ -226,20 +226,22 @@ GF_INTS(GF_WRAPPING)
 GF_FLOATS(GF_FLOAT_ARITHMETIC)
 
 /* gf_maxb, gf_minb: the second operand where either is NaN or both are equal - what one x86 instruction computes. */
-#if defined(__SSE2__) && !defined(__clang__)
-#if GF_W == 16 && __has_builtin(__builtin_ia32_maxps512_mask)
+#if GF_W == 16 && __has_builtin(__builtin_ia32_maxps512)
+GF_INLINE gf_f32 gf_maxb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_maxps512(a, b, 4); }
+GF_INLINE gf_f32 gf_minb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_minps512(a, b, 4); }
+#define GF_MAXB_F32 1
+#elif GF_W == 16 && __has_builtin(__builtin_ia32_maxps512_mask)
 GF_INLINE gf_f32 gf_maxb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_maxps512_mask(a, b, a, (short)-1, 4); }
 GF_INLINE gf_f32 gf_minb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_minps512_mask(a, b, a, (short)-1, 4); }
 #define GF_MAXB_F32 1
-#elif GF_W == 8 && defined(__AVX__)
+#elif GF_W == 8 && defined(__AVX__) && __has_builtin(__builtin_ia32_maxps256)
 GF_INLINE gf_f32 gf_maxb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_maxps256(a, b); }
 GF_INLINE gf_f32 gf_minb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_minps256(a, b); }
 #define GF_MAXB_F32 1
-#elif GF_W == 4
+#elif GF_W == 4 && defined(__SSE2__) && __has_builtin(__builtin_ia32_maxps)
 GF_INLINE gf_f32 gf_maxb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_maxps(a, b); }
 GF_INLINE gf_f32 gf_minb_f32(gf_f32 a, gf_f32 b) { return __builtin_ia32_minps(a, b); }
 #define GF_MAXB_F32 1
-#endif
 #endif
 #define GF_MAXB(T, C, S, U)                                                                            \
     GF_INLINE gf_##T gf_maxb_##T(gf_##T a, gf_##T b) { return gf_pick_##T((gf_##S)(a > b), a, b); }    \
@@ -268,6 +270,47 @@ GF_MAXB(f64, double, i64, u64)
 #define GF_RELU(T, C, S, U) GF_INLINE gf_##T gf_relu_##T(gf_##T a) { return gf_maxk_##T((gf_##T){0}, a); }
 GF_FLOATS(GF_FLOAT_MINMAX)
 GF_FLOATS(GF_RELU)
+
+/* ---- tables: gf_lookup16 is t[k mod 16], gf_lookup32 t[k mod 32]: one instruction where GF_LOOKUP is defined ---- */
+#if GF_W == 16 && __has_builtin(__builtin_ia32_permvarsf512) && __has_builtin(__builtin_ia32_vpermi2varps512)
+GF_INLINE gf_f32 gf_lookup16_f32(const float *t, gf_i32 k) {
+    return __builtin_ia32_permvarsf512(gf_load_f32(t), k);
+}
+GF_INLINE gf_f32 gf_lookup32_f32(const float *t, gf_i32 k) {
+    return __builtin_ia32_vpermi2varps512(gf_load_f32(t), k, gf_load_f32(t + 16));
+}
+#define GF_LOOKUP 1
+#elif GF_W == 16 && __has_builtin(__builtin_ia32_permvarsf512_mask) && \
+    __has_builtin(__builtin_ia32_vpermt2varps512_mask)
+GF_INLINE gf_f32 gf_lookup16_f32(const float *t, gf_i32 k) {
+    gf_f32 v = gf_load_f32(t);
+    return __builtin_ia32_permvarsf512_mask(v, k, v, (short)-1);
+}
+GF_INLINE gf_f32 gf_lookup32_f32(const float *t, gf_i32 k) {
+    return __builtin_ia32_vpermt2varps512_mask(k, gf_load_f32(t), gf_load_f32(t + 16), (short)-1);
+}
+#define GF_LOOKUP 1
+#else
+GF_INLINE gf_f32 gf_lookup16_f32(const float *t, gf_i32 k) {
+    gf_f32 r;
+    for (int i = 0; i < GF_W; i++) r[i] = t[k[i] & 15];
+    return r;
+}
+GF_INLINE gf_f32 gf_lookup32_f32(const float *t, gf_i32 k) {
+    gf_f32 r;
+    for (int i = 0; i < GF_W; i++) r[i] = t[k[i] & 31];
+    return r;
+}
+#endif
+
+/* gf_limit: a where |a| <= m, m with a's sign elsewhere and for NaN; m is a number above 0 */
+#if GF_W == 16 && defined(__AVX512DQ__) && __has_builtin(__builtin_ia32_rangeps512_mask)
+GF_INLINE gf_f32 gf_limit_f32(gf_f32 a, gf_f32 m) {
+    return __builtin_ia32_rangeps512_mask(a, m, 2, a, (short)-1, 4);
+}
+#else
+GF_INLINE gf_f32 gf_limit_f32(gf_f32 a, gf_f32 m) { return gf_copysign_f32(gf_minb_f32(gf_abs_f32(a), m), a); }
+#endif
 
 /* ---- transposing: `to` gets in row i column i of `from`, GF_W of each; a row's elements lie side by side ---- */
 #if GF_W == 16
