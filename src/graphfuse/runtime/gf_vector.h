@@ -342,6 +342,20 @@ GF_INLINE void gf_transpose_f32(const float *from, int64_t from_stride, float *t
     for (int i = 0; i < GF_W; i++) gf_store_f32(to + i * to_stride, v[i]);
 }
 
+/* ---- halves: the lower one of a with the upper one of b; both of v exchanged ---- */
+#if GF_W == 16
+#define GF_JOINED 0, 1, 2, 3, 4, 5, 6, 7, 24, 25, 26, 27, 28, 29, 30, 31
+#define GF_SWAPPED 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7
+#elif GF_W == 8
+#define GF_JOINED 0, 1, 2, 3, 12, 13, 14, 15
+#define GF_SWAPPED 4, 5, 6, 7, 0, 1, 2, 3
+#else
+#define GF_JOINED 0, 1, 6, 7
+#define GF_SWAPPED 2, 3, 0, 1
+#endif
+GF_INLINE gf_f32 gf_join_f32(gf_f32 a, gf_f32 b) { return GF_MIX(a, b, GF_JOINED); }
+GF_INLINE gf_f32 gf_swap_f32(gf_f32 v) { return GF_MIX(v, v, GF_SWAPPED); }
+
 /* ---- horizontal reductions: lane i meets lane i ^ h for h = GF_W/2 .. 1, so the order is fixed ---- */
 #if __has_builtin(__builtin_shufflevector)
 #define GF_SHUFFLE(v, S, ...) __builtin_shufflevector(v, v, __VA_ARGS__)

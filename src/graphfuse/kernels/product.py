@@ -1,0 +1,170 @@
+"""A matrix product before it is written: its operands as strides, its tile, how its second operand is packed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, same
+from graphfuse.graph.dtypes import F32, DType, item_bytes
+from graphfuse.ops.tensor import Tensor
+from graphfuse.plan.site import ContractionSite, Packed
+from graphfuse.target import Target
+
+from .rowspace import RowSpace, Strides, row_space
+from .tile import Tile, choose_tile, fits, panels, row_variants
+
+# More rows than this need more address registers than there are when their distance is not a constant.
+_ROWS_OF_UNKNOWN_STRIDE = 8
+# Independent sums that keep two adders of four cycles busy.
+_LEAST_SUMS = 8
+# Sums of a tile with half a vector; measured: more only make its first and last cycles longer.
+_MOST_HALVED = 20
+_ENOUGH_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Operands:
+    """out[rows, n] = sum over k of a[rows, k] * b[batch, k, n]; strides in elements by output axis."""
+
+    a: Tensor
+    b: Tensor
+    a_rows: Strides
+    a_k: Dim
+    b_rows: Strides
+    b_k: Dim
+    b_n: Dim
+    row_axes: tuple[int, ...]
+    lane_axis: int
+    k: Dim
+    n: Dim
+
+
+def operands_of(site: ContractionSite) -> Operands:
+    """The operands of a matrix product or 1x1 convolution, as strides by output axis."""
+    a, b = site.prim.args
+    va, vb = site.view(a), site.views.get(b)
+    rank = site.contraction.rank
+    if site.prim.kind == "conv":
+        steps = site.prim.attrs.strides
+        a_rows = {0: va.strides[0]} | {2 + s: mul(va.strides[2 + s], steps[s]) for s in range(rank - 2)}
+        bs = (0, 0) if vb is None else (vb.strides[1], vb.strides[0])
+        axes = (0, *range(2, rank))
+        return Operands(a, b, a_rows, va.strides[1], {}, *bs, axes, 1, a.shape[1], b.shape[0])
+
+    def batch(t: Tensor, strides: tuple[Dim, ...]) -> dict[int, Dim]:
+        lead = rank - t.rank
+        return {lead + j: strides[j] for j in range(t.rank - 2) if t.shape[j] != 1}
+
+    a_rows = batch(a, va.strides) | {rank - 2: va.strides[-2]}
+    b_rows = {} if vb is None else batch(b, vb.strides)
+    bs = (0, 0) if vb is None else (vb.strides[-2], vb.strides[-1])
+    return Operands(
+        a, b, a_rows, va.strides[-1], b_rows, *bs, tuple(range(rank - 1)), rank - 1, a.shape[-1], b.shape[-1]
+    )
+
+
+class Product:
+    """Everything decided about one product.
+
+    ways: parts that every sum is split into, 1 for most; halved: the last vector holds two rows, each half of it.
+    """
+
+    def __init__(self, site: ContractionSite, target: Target, any_rows: bool = False) -> None:
+        self.site = site
+        self.target = target
+        self.dtype: DType = site.contraction.dtype
+        self.operands = operands_of(site)
+        o = self.operands
+        self.constant = _constant_matrix(site, o)
+        strides = [o.a_rows] if self.constant else [o.a_rows, o.b_rows]
+        self.rows: RowSpace = row_space(site, o.row_axes, strides)
+        self.lanes = target.lanes
+        vectors = ceildiv(o.n, self.lanes)
+        k_bytes = estimate(o.k) * self.lanes * item_bytes(self.dtype)
+        self.a_step = self.rows.row_stride(o.a_rows)
+        most_rows = 32 if isinstance(self.a_step, int) else _ROWS_OF_UNKNOWN_STRIDE
+        self.tile: Tile = choose_tile(
+            target, self.dtype, self.rows.count, vectors, most_rows=most_rows, wide_k=k_bytes * 2 > target.l1
+        )
+        self.ways = _ways(o.k, self.rows.count, vectors)
+        self.halved = self.constant and self.ways == 1 and _is_halved(o.n, self.rows.count, self.lanes, self.dtype)
+        if self.ways > 1:
+            self.tile = _split_tile(self.ways, vectors, target, self.dtype)
+        elif self.halved:
+            self.tile = _halved_tile(vectors, target)
+        self.width = self.tile.vectors * self.lanes
+        # Tiles start anew in every item: where they do not fill it, a range of rows begins and ends anywhere in one.
+        uneven = bool(self.rows.outer) and not same(self.rows.count % self.tile.rows, 0)
+        self.variants = row_variants(self.rows.count, self.tile.rows, any_rows or uneven)
+
+    @property
+    def prefetch(self) -> bool:
+        """Weights come from memory, but a single tile uses them up as fast as they can be fetched."""
+        single = isinstance(self.rows.count, int) and self.rows.count <= self.tile.rows
+        return self.constant and not single and self.ways == 1
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of the first operand that take a third of L2."""
+        per_row = max(1, estimate(self.operands.k) * item_bytes(self.dtype))
+        return max(1, self.target.l2 // 3 // per_row // self.tile.rows) * self.tile.rows
+
+    def packed(self) -> Packed:
+        """The second operand as panels."""
+        conv, vectors, lanes = self.site.prim.kind == "conv", self.tile.vectors, self.lanes
+        halved = self.halved
+
+        def arrange(w: np.ndarray) -> np.ndarray:
+            matrix = w.reshape(w.shape[0], w.shape[1]).T if conv else w.reshape(w.shape[-2:])
+            return panels(_with_both_halves(matrix, lanes) if halved else matrix, vectors, lanes)
+
+        key = f"gemm {'oc' if conv else 'kn'} panels of {vectors}x{lanes}{', halved' * halved}"
+        return Packed(self.operands.b, arrange, self.dtype, key)
+
+
+def _ways(k: Dim, rows: Dim, vectors: Dim) -> int:
+    """Into how many parts the sums of a small product are split: eight additions fill the time that one takes."""
+    sums = estimate(rows) * vectors if isinstance(vectors, int) else _LEAST_SUMS
+    ways = _LEAST_SUMS // sums
+    return min(4, ways) if isinstance(k, int) and k >= 16 and isinstance(sums, int) and ways > 0 else 1
+
+
+def _split_tile(ways: int, vectors: Dim, target: Target, dtype: DType) -> Tile:
+    """The tallest tile whose sums, each in `ways` parts, stay in registers."""
+    assert isinstance(vectors, int)
+    heights = [r for r in range(1, 9) if fits(Tile(r, ways * vectors), target, dtype)]
+    return Tile(max(heights, default=1), vectors)
+
+
+def _is_halved(n: Dim, rows: Dim, lanes: int, dtype: DType) -> bool:
+    """Whether half of the last vector would go unused, in a product that is one panel wide and many rows high."""
+    if not isinstance(n, int) or dtype != F32 or lanes < 8 or estimate(rows) < _ENOUGH_ROWS:
+        return False
+    return lanes < n < 4 * lanes and 0 < n % lanes <= lanes // 2
+
+
+def _halved_tile(vectors: Dim, target: Target) -> Tile:
+    """As many pairs of rows as fit: both rows' full vectors, one that they share, B, and three for elements of A."""
+    assert isinstance(vectors, int)
+    room = min(_MOST_HALVED, target.vector_registers - vectors - 3)
+    return Tile(max(2, room // (2 * vectors - 1) * 2), vectors)
+
+
+def _with_both_halves(matrix: np.ndarray, lanes: int) -> np.ndarray:
+    """The matrix with the columns of its last half vector twice, for the two rows that share one."""
+    k, n = matrix.shape
+    full = n // lanes * lanes
+    result = np.zeros((k, full + lanes), matrix.dtype)
+    result[:, :n] = matrix
+    result[:, full + lanes // 2 : n + lanes // 2] = matrix[:, full:]
+    return result
+
+
+def _constant_matrix(site: ContractionSite, o: Operands) -> bool:
+    """Whether the second operand is one matrix known at compile time."""
+    value = site.constants(o.b)
+    if site.prim.kind == "conv":
+        return value is not None
+    return value is not None and value.size == value.shape[-1] * value.shape[-2]
