@@ -17,7 +17,7 @@ from graphfuse.codegen.access import access
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, add, ceildiv, mul, product
-from graphfuse.graph.dtypes import DType, c_type, suffix, vector_type
+from graphfuse.graph.dtypes import DType, c_type, item_bytes, suffix, vector_type
 from graphfuse.ops import recurrence
 from graphfuse.ops.expr import Const, Expr, Load, Result, Var, cost, substitute
 from graphfuse.ops.recurrence import DIRECTION, ITEM, STEP, UNIT, Phase, Recurrence
@@ -86,10 +86,15 @@ class _Plan:
         self.constant = all(site.constants(p.weights) is not None for p in nest.phases)
         self.finals = {k - 1: t for k, t in site.results.items() if k > 0}
         most = max(2 * nest.units * nest.units * len(p.gates) for p in nest.phases)
-        self.step_work: Dim = product([most, self.directions, nest.items])
-        self.by_step = most * self.directions >= _SHARED_STEP or not self.constant
+        self.step_work: Dim = mul(most, nest.items)
+        self.by_step = not self.constant or (most >= _SHARED_STEP and not self._shared_by_rows())
         self.kept = self._memory()
         self.calls = add(mul(nest.steps, len(nest.phases)), 2 if self.finals else 1)
+
+    def _shared_by_rows(self) -> bool:
+        """Whether there is more than one item or direction, each of them with weights that stay in L2 all the time."""
+        bytes_of = sum(self.side(p) for p in self.nest.phases) * item_bytes(self.nest.dtype)
+        return self.directions * self._known_items() > 1 and bytes_of * 4 <= self.target.l2
 
     def _choose_tile(self) -> Tile:
         """Items by vectors of units, of all gates each: what costs the fewest cycles."""
@@ -149,17 +154,18 @@ class _Plan:
         grain = 1 if self.by_step else max(1, min(self.tile.rows, -(-self._known_items() // 2)))
         sharing = "threads split the units of a step" if self.by_step else "threads split items and directions"
         weights = "packed weights" if self.constant else "weights packed at run time"
+        everything = product([self.step_work, self.directions, nest.steps, len(nest.phases)])
         return KernelCode(
             hint=f"rnn_{suffix(dtype)}_{self.tile.rows}x{self.gates}x{self.width}",
             source=fn.source(),
             pointers=fn.params.pointers,
             dims=fn.params.dims,
-            rows=self.directions if self.by_step else mul(self.directions, nest.items),
-            work=self.step_work if self.by_step else mul(self.step_work, mul(nest.steps, len(nest.phases))),
+            rows=1 if self.by_step else mul(self.directions, nest.items),
+            work=self.step_work if self.by_step else everything,
             row_grain=grain,
             columns=self.columns,
             column_grain=1 if self.by_step else self.columns,
-            repeat=self.calls if self.by_step else 1,
+            repeat=mul(self.directions, self.calls) if self.by_step else 1,
             describe=f"recurrence of {nest.units} units, {self.gates} gates in registers, {weights}, {sharing}",
         )
 
@@ -242,9 +248,15 @@ class _Writer:
         """The body: calls as the caller counts them, or all of them for each direction's items."""
         items = self.fn.dim(self.nest.items, "n")
         if self.plan.by_step:
-            number, direction = w.let("int64_t", call, "call"), w.fresh("dir")
-            with w.loop(direction, "r0", "r1"):
-                self.one(w, number, direction, "0", items)
+            direction = w.fresh("dir")
+            if self.plan.directions == 1:
+                w.line(f"const int64_t {direction} = 0;")
+            else:
+                # One after the other: the weights of one are enough for the caches.
+                calls = self.fn.dim(self.plan.calls, "calls")
+                w.line(f"const int64_t {direction} = {call} / {calls};")
+                call = f"{call} % {calls}"
+            self.one(w, w.let("int64_t", call, "call"), direction, "0", items)
             return
         with w.block("for (int64_t r = r0; r < r1;)"):
             direction = w.let("int64_t", f"r / {items}", "dir")
