@@ -109,8 +109,9 @@ def _converted(subject: Subject) -> Path:
         except subprocess.TimeoutExpired:
             raise InputError("not converted to ncnn", why=f"pnnx took over {_CONVERT_SECONDS} seconds") from None
         if done.returncode or not Path(folder, "model.ncnn.bin").exists():
-            last = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise InputError("not converted to ncnn", why=f"pnnx: {one_line(last, 120)}")
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            why = f"pnnx ended with exit code {done.returncode}, its last words {one_line(said, 80)}"
+            raise InputError("not converted to ncnn", why=why)
         copy.unlink()
         shutil.copytree(folder, kept, ignore=shutil.ignore_patterns("*.pnnx.*"), dirs_exist_ok=True)
     return stem
