@@ -144,11 +144,14 @@ def test_every_node_has_one_record(name: str) -> None:
 def test_every_edge_between_regions_has_a_reason(name: str) -> None:
     job = emitted(name)
     fusion: Fusion = job.results["fuse"]
+    strips = job.results["plan"].strips
     nodes = {r.name: {fusion.program.name(t) for t in r.tensors} for r in fusion.regions}
     edges = {(e.producer, e.consumer) for e in job.ledger.edges}
     assert all(e.condition for e in job.ledger.edges)
     for region in fusion.regions:
         for source in producers(fusion, region):
+            if strips.get((source.name, region.name)) == "":
+                continue  # no edge: the two run strip by strip
             found = any(p in nodes[source.name] and c in nodes[region.name] for p, c in edges)
             assert found, f"no record of the edge from {source.name} to {region.name}"
 

@@ -383,20 +383,33 @@ class _Writer:
             for height in self.plan.heights:
                 with w.block(f"for (; {row} + {height} <= {stop}; {row} += {height})"):
                     x = w.let(f"{c_type(self.dtype)} *", f"{source} + {affine([(row, item)], self.fn.params)}", "x")
-                    self.tile(w, lanes, phase, Tile(height, vectors), x, item, base, row)
+                    depth = self.depth(w, now, height, row)
+                    self.tile(w, lanes, phase, Tile(height, vectors), (x, item, base), depth, row)
 
         self.columns(w, panel, f"({step} & 1)")
 
-    def tile(self, w: Writer, lanes: Lanes, phase: Phase, tile: Tile, x: str, item: Dim, base: str, row: str) -> None:
+    def tile(
+        self, w: Writer, lanes: Lanes, phase: Phase, tile: Tile, operands: tuple[str, Dim, str], depth: str, row: str
+    ) -> None:
+        """`operands`: the first item's vector, the distance from item to item, the panel of weights."""
+        x, item, base = operands
         sums = Tile(tile.rows, tile.vectors * len(phase.gates))
         k, y = w.fresh("k"), w.fresh("y")
         w.line(f"const {c_type(self.dtype)} *{y} = {base};")
         declare_accumulators(w, sums, self.dtype)
         step = self.fn.dim(item, "s")
-        with w.loop(k, "0", str(self.nest.units)):
+        with w.loop(k, "0", depth):
             multiply_add(w, sums, self.dtype, lambda m: f"{x}[{m} * {step} + {k}]", y, self.plan.lanes)
             w.line(f"{y} += {sums.vectors * self.plan.lanes};")
         self.gates(w, lanes, phase, tile, row)
+
+    def depth(self, w: Writer, now: Scope, rows: int, row: str) -> str:
+        """How many products to add up: none where the sequences of all items of the tile are over."""
+        units = str(self.nest.units)
+        if self.nest.lasts is None:
+            return units
+        lasts = [now.child({ITEM: f"({row} + {m})"}, w).index(self.nest.lasts) for m in range(rows)]
+        return w.let("int64_t", f"{' || '.join(lasts)} ? {units} : 0", "depth")
 
     def gates(self, w: Writer, lanes: Lanes, phase: Phase, tile: Tile, row: str) -> None:
         """What becomes of the sums of a tile."""

@@ -67,6 +67,7 @@ class Recurrence(Nest):
     states: tuple[State, ...]
     phases: tuple[Phase, ...]
     emitted: Expr
+    lasts: Expr | None = None  # of step and item: where false, the values do not depend on the products
     name: str = "recurrence"
     args: tuple[Tensor, ...] = field(init=False)
 
@@ -81,7 +82,8 @@ class Recurrence(Nest):
         """Every scalar expression of the nest."""
         values = [e for p in self.phases for _, e in p.values]
         finals = [s.final for s in self.states if s.final is not None]
-        return [*(s.initial for s in self.states), *values, self.emitted, *finals]
+        lasts = [] if self.lasts is None else [self.lasts]
+        return [*(s.initial for s in self.states), *values, self.emitted, *finals, *lasts]
 
     def tensors(self) -> list[Tensor]:
         """All results."""

@@ -155,8 +155,12 @@ class Cell:
 
     def within(self, value: Expr, otherwise: Expr | float) -> Expr:
         """The value while the item's sequence lasts."""
+        lasts = self._lasts()
+        return value if lasts is None else E.where(lasts, value, otherwise)
+
+    def _lasts(self) -> Expr | None:
         length = self._length()
-        return value if length is None else E.where(length > STEP, value, otherwise)
+        return None if length is None else length > STEP
 
     def _length(self) -> Expr | None:
         lengths = self.layer.lengths
@@ -165,7 +169,8 @@ class Cell:
     def nest(self, reverse: tuple[bool, ...], states: Sequence[State], phases: Sequence[Phase], y: Expr) -> Recurrence:
         steps, items, _ = self.layer.x.shape
         states, phases, y = tuple(states), tuple(phases), self.within(y, 0)
-        return Recurrence(reverse, steps, items, self.layer.units, self.layer.x.dtype, states, phases, y)
+        layer = self.layer
+        return Recurrence(reverse, steps, items, layer.units, layer.x.dtype, states, phases, y, self._lasts())
 
 
 # A layer's nest for some of its directions, whose weights [directions, gates * units, units] are given.
