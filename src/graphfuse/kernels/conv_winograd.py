@@ -184,7 +184,7 @@ class WinogradPlan:
         products = self.positions * tiles * self.k * columns / (0.8 * 2 * self.lanes * 3e3)
         again = (-(-tiles // self.block) - 1) * self.weight_bytes
         if self.by_position:
-            again += 8 * tiles * self.positions * (self.channels + columns)
+            again += 16 * tiles * self.positions * (self.channels + columns)  # written and read, by each thread
         transformed = tiles * self.positions * (self.channels + columns) / self.lanes * 4.7 / 3e3
         return with_weights(products, self.weight_bytes) + again / 50e3 + transformed + 1.0
 
@@ -201,6 +201,7 @@ class WinogradPlan:
             rows=mul(g.batch, self.tiles_y),
             work=mul(2, product([g.batch, self.tiles, self.positions, self.k, g.out_channels])),
             columns=self.panels,
+            columns_first=self.by_position,
             scratch=4 * (self.positions * (self.input_plane + self.output_plane) + self.channels),
             describe=f"winograd {size.upper()}, blocks of {self.block} tiles, {self.tile.rows}x{self.width} products",
         )

@@ -32,6 +32,7 @@ from .tile import (
     multiply_add,
     panels,
     row_variants,
+    step_cycles,
 )
 from .window import ScratchLines, geometry, line_variables
 
@@ -53,11 +54,28 @@ class ImplicitPlan(ABC):
         self.group_in, self.group_out = g.channels // g.groups, g.out_channels // g.groups
         self.k = g.kernel[0] * g.kernel[1] * g.kernel[2] * self.group_in
         runs = self.tile_runs()
-        self.tile: Tile = choose_tile(target, self.dtype, runs[0], -(-self.group_out // self.lanes))
+        self.tile: Tile = self._shared_evenly(choose_tile(target, self.dtype, runs[0], self.group_vectors), runs[0])
         self.width = self.tile.vectors * self.lanes
         heights = {height for run in runs for height in row_variants(run, self.tile.rows)}
         self.variants = sorted(heights, reverse=True)
         self.segment = self._segment()
+
+    @property
+    def group_vectors(self) -> int:
+        """Vectors of output channels of a group."""
+        return -(-self.group_out // self.lanes)
+
+    def _shared_evenly(self, tile: Tile, run: Dim) -> Tile:
+        """The tile, or a narrower one as fast where two threads would share neither lines nor panels evenly."""
+
+        def panels_of(t: Tile) -> int:
+            return self.g.groups * -(-self.group_vectors // t.vectors)
+
+        if tile.vectors == 1 or estimate(self.g.lines) % 2 == 0 or panels_of(tile) % 2 == 0:
+            return tile
+        narrow = choose_tile(self.target, self.dtype, run, tile.vectors - 1)
+        per_product = [step_cycles(t) / (t.rows * t.vectors) for t in (narrow, tile)]
+        return narrow if panels_of(narrow) % 2 == 0 and per_product[0] <= 1.02 * per_product[1] else tile
 
     def _segment(self) -> int:
         """Pixels of a line that make one row of work, 0 for all."""
@@ -144,6 +162,7 @@ class ImplicitPlan(ABC):
         """The finished kernel; `products` = multiply-adds of the whole call."""
         window = "x".join(map(str, self.site.prim.attrs.kernel))
         lines = "in place" if self.direct else "through scratch"
+        g = self.g
         return KernelCode(
             hint=f"{self.name}{window}_{suffix(self.dtype)}_{self.tile.rows}x{self.width}",
             source=fn.source(),
@@ -152,6 +171,7 @@ class ImplicitPlan(ABC):
             rows=mul(self.g.lines, self.segments),
             work=mul(2, products),
             columns=self.g.groups * self.panels_per_group,
+            columns_first=self.k * self.group_out > estimate(product([g.batch, *g.size, g.channels])),
             scratch=self.scratch,
             describe=f"{self.name.replace('_', ' ')} {window}, {self.tile.rows}x{self.width} tiles, lines {lines}",
         )
