@@ -119,6 +119,32 @@ CASES: dict[str, Case] = {
             a = Resize<mode = "linear">(x, r, s) y = Add(a, z)
         }"""
     ),
+    "a chain in stages": Case(
+        """g (float[7, 1307] x, float[7, 1] s, float[7, 1307] z) => (float[7, 1307] y, float[7, 1307] w) {
+            e = Sigmoid(s) a = Mul(x, e) b = Mul(x, z) t = Tanh(a) u = Add(t, b) q = Abs(u) r = Sqrt(q)
+            v = Exp(r) y = Div(u, v) m = Sigmoid(b) w = Sub(m, t)
+        }""",
+        describe="2 stages",
+    ),
+    "stages of gathered values and masks": Case(
+        """g (float[33, 60] x, int64[150] i, float[33, 150] z) => (float[33, 150] y, bool[33, 150] p) {
+            a = Gather<axis = 1>(x, i) t = Tanh(a) p = Less(t, z) b = Where(p, t, a) e = Erf(b) y = Mul(e, a)
+        }""",
+        describe="2 stages",
+    ),
+    "stages in float64": Case(
+        "g (double[N] x) => (double[N] y) { a = Sigmoid(x) b = Mul(a, x) c = Tanh(b) y = Add(c, b) }",
+        {"N": 3 * CHUNK + 7},
+        "2 stages",
+    ),
+    "no stages in a short row": Case(
+        "g (float[37, 5] x, float[5] s) => (float[37, 5] y) { a = Add(x, s) t = Tanh(a) e = Exp(t) y = Mul(e, s) }",
+        describe="1 pass",
+    ),
+    "one long chain": Case(
+        "g (float[N] x) => (float[N] y) { a = Sigmoid(x) b = Mul(a, x) c = Tanh(b) y = Add(c, b) }",
+        {"N": 3 * CHUNK + 7},
+    ),
     "bool masks": Case(
         """g (float[9, 310] x, float[310] z) => (bool[9, 310] y, float[9, 310] w) {
             a = Greater(x, z) b = Less(x, z) y = Or(a, b) w = Where(a, x, z)
@@ -173,9 +199,10 @@ def test_rows(name: str, cpu: str) -> None:
         assert any(case.describe in call.code.describe for call in e.plan.calls)
 
 
-def test_nothing_moves_with_its_neighbours() -> None:
+@pytest.mark.parametrize("name", ["one long row", "one long chain"])
+def test_nothing_moves_with_its_neighbours(name: str) -> None:
     """An element's bits do not depend on where in a register, block or chunk it falls."""
-    e, run = runners("native")["one long row"]
+    e, run = runners("native")[name]
     x = np.random.default_rng(0).standard_normal(3 * CHUNK + 7).astype(np.float32)
     [whole] = run({"x": x})
     for start in (1, 5, BLOCK * e.target.lanes - 1, CHUNK - 3):

@@ -17,7 +17,7 @@ from graphfuse.codegen.vector import Context, Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.fuse.passes import Fold, Pass, RowProgram
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, mul, product, same
-from graphfuse.graph.dtypes import c_type, item_bytes, suffix
+from graphfuse.graph.dtypes import c_type, item_bytes, suffix, vector_type
 from graphfuse.ops.expr import Const, Expr, Var, cost, loads_of, substitute, variables_of
 from graphfuse.ops.tensor import Tensor, variables
 from graphfuse.plan.site import SIGNATURE, KernelCode
@@ -25,12 +25,15 @@ from graphfuse.plan.view import Buffer, View, ordered_strides, surely_larger
 from graphfuse.target import Target
 
 from .fold import Accumulator
+from .stages import Stage, stages
 
 # Elements of a long row that one unit of work covers, and vectors that one "across" block covers.
 CHUNK = 4096
 BLOCK = 4
 # Vector instructions of an element from which on two elements are computed at a time.
 LONG_CHAIN = 24
+# Vectors of a block that passes through stages: so many of a few values stay in L1 beside the operands.
+STAGE = 32
 # So many rows keep every thread busy; the number is the same for all machines, as the C is.
 ENOUGH_ROWS = 64
 # The place of a register in its block: the part of a spill's address that follows the lanes.
@@ -207,7 +210,8 @@ class _Rows:
     def _describe(self) -> str:
         trips = len(self.program.passes)
         how = "along the lanes" if self.along else "across the lanes" if self.program.axes else "element by element"
-        return f"rows, {how}, {trips} pass{'es' * (trips != 1)}"
+        steps = len(self._stages())
+        return f"rows, {how}, " + (f"{steps} stages" if steps > 1 else f"{trips} pass{'es' * (trips != 1)}")
 
     def _declare_outputs(self) -> None:
         for t in self._stored():
@@ -279,6 +283,10 @@ class _Rows:
         if self.lane is None or self.along:
             self._passes(w, row)
             return
+        steps = self._stages()
+        if len(steps) > 1:
+            self._staged(w, row, steps)
+            return
         block = BLOCK if self.program.axes else self._interleave()
         w.line("int64_t j = j0;")
         lanes = "GF_W" if block == 1 else f"{block} * GF_W"
@@ -294,6 +302,41 @@ class _Rows:
     def _interleave(self) -> int:
         """Registers computed side by side: a long chain of functions waits for itself, two of them fill the gaps."""
         return 2 if sum(cost(e) for e in self._expressions()) >= LONG_CHAIN else 1
+
+    def _stages(self) -> list[Stage]:
+        """The stages of a long chain without reductions; none where a row is hardly longer than a register."""
+        if self.lane is None or self.program.axes or len(self.program.passes) != 1:
+            return []
+        if isinstance(self.lane.extent, int) and self.lane.extent < 2 * self.target.lanes:
+            return []
+        return stages(self._expressions(), self.lane.var)
+
+    def _staged(self, w: Writer, row: Scope, steps: Sequence[Stage]) -> None:
+        """Block by block, one stage of the computation after the other; a row's last vector closes each loop."""
+        with w.block(f"for (int64_t j = j0; j < j1; j += {STAGE} * GF_W)"):
+            w.line(f"const int64_t whole = gf_min64((j1 - j) / GF_W, {STAGE});")
+            w.line(f"const int64_t n = whole < {STAGE} ? j1 - j - whole * GF_W : 0;")
+            arrays: dict[Expr, str] = {}
+            for e in (e for step in steps for e in step.leaves):
+                arrays[e] = w.fresh("t")
+                w.line(f"{vector_type(e.dtype)} {arrays[e]}[{STAGE}];")
+            for step in steps:
+                with w.loop("u", "0", "whole"):
+                    self._stage(row, step, arrays, w.section(), "u")
+                with w.block("if (n)"):
+                    self._stage(row, step, arrays, w.section(), "whole", "n")
+
+    def _stage(
+        self, row: Scope, step: Stage, arrays: Mapping[Expr, str], w: Writer, at: str, count: str | None = None
+    ) -> None:
+        assert self.lane is not None
+        scope = row.child({self.lane.var: f"(j + {at} * GF_W)"}, w, count)
+        for e in step.takes:
+            scope.bind(e, w.let(vector_type(e.dtype), f"{arrays[e]}[{at}]", "w"))
+        for e in step.leaves:
+            w.line(f"{arrays[e]}[{at}] = {scope.vector(e)};")
+        if not step.leaves:
+            self._step(scope, self.program.passes[0], [], 0)
 
     def _blocks(self, w: Writer, row: Scope, block: int, count: str | None = None) -> None:
         assert self.lane is not None
