@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import cache
 
 from graphfuse.codegen.writer import Writer
 
@@ -25,6 +26,7 @@ POINTS: dict[int, tuple[Fraction | int, ...]] = {
 Matrix = list[list[Fraction]]
 
 
+@cache
 def transforms(m: int, taps: int, stride: int = 1) -> tuple[Matrix, Matrix, Matrix]:
     """(output m x p, weights p x taps, input p x pixels) transforms of m outputs by p multiplications.
 

@@ -21,6 +21,7 @@ from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reduce, Reshape, Slice, Tensor, Transpose
 from graphfuse.plan import overwrite
 from graphfuse.plan.layout import Layouts
+from graphfuse.plan.memo import KernelMemo
 from graphfuse.plan.memory import Arena, Lifetime, lay_out
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, NestKernel, NestSite, accumulator
 from graphfuse.plan.view import Buffer, View, dense
@@ -148,6 +149,7 @@ class _Planner:
         self.rows = rows
         self.target = target
         self.where = where
+        self.memo = KernelMemo(target)
         self.layouts = Layouts()
         self.views: dict[Tensor, View] = {}
         self.calls: list[Call] = []
@@ -395,8 +397,9 @@ class _Planner:
             able = not sums or getattr(kernel, "sums_lines", False)
             reason = kernel.accepts(site, self.target) if able else "it sums no lines"
             if reason is None:
-                cost = kernel.cost(site, self.target)
-                candidates.append(Candidate(kernel, cost, partial(kernel.emit, site, self.target)))
+                candidates.append(
+                    Candidate(kernel, self.memo.cost(kernel, site), partial(self.memo.emit, kernel, site))
+                )
             else:
                 reasons.append(f"{kernel.name}: {reason}")
         if not candidates:
@@ -413,16 +416,14 @@ class _Planner:
             region,
             kernel.name,
             results=[views[t] for t in region.outputs],
-            lines=kernel.lines(site, self.target),
+            lines=self.memo.lines(kernel, site),
             cost=chosen.cost,
-            for_any_rows=partial(kernel.emit, site, self.target, any_rows=True),
+            for_any_rows=partial(self.memo.emit, kernel, site, any_rows=True),
             candidates=tuple(candidates),
         )
         if getattr(kernel, "in_place", False):
             call.overwrites = overwrite.of_contraction(site)
-            call.emit_at = lambda view: kernel.emit(
-                replace(site, views={**views, region.outputs[0]: view}), self.target
-            )
+            call.emit_at = lambda view: self.memo.emit(kernel, replace(site, views={**views, region.outputs[0]: view}))
         return call
 
     def _plan_nest(self, region: Region) -> Call | None:
