@@ -356,6 +356,44 @@ GF_INLINE void gf_transpose_f32(const float *from, int64_t from_stride, float *t
 GF_INLINE gf_f32 gf_join_f32(gf_f32 a, gf_f32 b) { return GF_MIX(a, b, GF_JOINED); }
 GF_INLINE gf_f32 gf_swap_f32(gf_f32 v) { return GF_MIX(v, v, GF_SWAPPED); }
 
+/* ---- sums of many vectors at once: lane i of the result is the sum of the lanes of a[i], GF_W vectors in all. In each
+ * step two vectors become one that holds the halves' sums of both, in blocks of twice as many. ---- */
+#if GF_W == 16
+#define GF_LOW_8 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define GF_HIGH_8 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+#define GF_LOW_4 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define GF_HIGH_4 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define GF_LOW_2 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define GF_HIGH_2 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define GF_LOW_1 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define GF_HIGH_1 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#elif GF_W == 8
+#define GF_LOW_4 0, 1, 2, 3, 8, 9, 10, 11
+#define GF_HIGH_4 4, 5, 6, 7, 12, 13, 14, 15
+#define GF_LOW_2 0, 1, 8, 9, 4, 5, 12, 13
+#define GF_HIGH_2 2, 3, 10, 11, 6, 7, 14, 15
+#define GF_LOW_1 0, 8, 2, 10, 4, 12, 6, 14
+#define GF_HIGH_1 1, 9, 3, 11, 5, 13, 7, 15
+#else
+#define GF_LOW_2 0, 1, 4, 5
+#define GF_HIGH_2 2, 3, 6, 7
+#define GF_LOW_1 0, 4, 2, 6
+#define GF_HIGH_1 1, 5, 3, 7
+#endif
+#define GF_FOLD_PAIRS(a, n, LOW, HIGH) \
+    for (int i = 0; i < (n); i++) a[i] = GF_MIX(a[i], a[i + (n)], LOW) + GF_MIX(a[i], a[i + (n)], HIGH)
+GF_INLINE gf_f32 gf_sums_f32(gf_f32 *a) {
+#if GF_W == 16
+    GF_FOLD_PAIRS(a, 8, GF_LOW_8, GF_HIGH_8);
+#endif
+#if GF_W >= 8
+    GF_FOLD_PAIRS(a, 4, GF_LOW_4, GF_HIGH_4);
+#endif
+    GF_FOLD_PAIRS(a, 2, GF_LOW_2, GF_HIGH_2);
+    GF_FOLD_PAIRS(a, 1, GF_LOW_1, GF_HIGH_1);
+    return a[0];
+}
+
 /* ---- horizontal reductions: lane i meets lane i ^ h for h = GF_W/2 .. 1, so the order is fixed ---- */
 #if __has_builtin(__builtin_shufflevector)
 #define GF_SHUFFLE(v, S, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
