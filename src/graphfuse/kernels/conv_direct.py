@@ -32,7 +32,7 @@ class ConvDirect:
     def cost(self, site: ContractionSite, target: Target) -> float:
         """Microseconds on one thread: padded multiply-adds at 80 % of two vectors a cycle and 3 GHz, the weights where
         they take longer, and the copies."""
-        p = _Plan(site, target)
+        p = DirectPlan(site, target)
         g = p.g
         columns = g.groups * -(-p.group_out // p.lanes) * p.lanes
         products = estimate(product([g.lines, g.out[2], columns, p.k]))
@@ -46,13 +46,13 @@ class ConvDirect:
         return lines_of(site)
 
     def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
-        p = _Plan(site, target)
+        p = DirectPlan(site, target)
         fn = Function(site, site.index[1])
-        _Writer(p, fn).write(fn.body)
+        DirectWriter(p, fn).write(fn.body)
         return p.code(fn, product([p.g.lines, p.g.out[2], p.g.out_channels, p.k]))
 
 
-class _Plan(ImplicitPlan):
+class DirectPlan(ImplicitPlan):
     name = "conv_direct"
 
     def __init__(self, site: ContractionSite, target: Target) -> None:
@@ -85,7 +85,7 @@ class _Plan(ImplicitPlan):
         return [np.moveaxis(part, 1, -1).reshape(part.shape[0], -1).T for part in parts]
 
 
-class _Writer(ImplicitWriter):
+class DirectWriter(ImplicitWriter):
     def input_range(self, w: Writer) -> None:
         g, fn = self.g, self.fn
         before = fn.dim(g.before[1])
