@@ -8,10 +8,10 @@ READY  := $(VENV)/.ready
 BENCH  ?= .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-sanitize bench wheel lock clean
+.PHONY: help setup demo test lint format test-sanitize test-exhaustive bench wheel lock clean
 
 help:  ## show this list
-	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-15s %s\n", $$1, $$2 }'
 
 $(READY): requirements/lock.txt pyproject.toml tools/setup_venv.sh
 	@sh tools/setup_venv.sh "$(VENV)" "$(PYTHON)"
@@ -44,6 +44,9 @@ bench: $(BENCH)/.ready  ## time it against every peer: table, JSON, picture (its
 $(BENCH)/.ready: requirements/bench.txt pyproject.toml tools/setup_venv.sh
 	@sh tools/setup_venv.sh "$(BENCH)" "$(PYTHON)" requirements/bench.txt
 	@touch $@
+
+test-exhaustive: $(READY)  ## every float32 through every elementary function, some hours
+	@GF_EXHAUSTIVE=1 $(BIN)/python -m pytest -q -n 2 tests/runtime/test_math.py
 
 wheel: $(READY)  ## build dist/*.whl
 	@$(BIN)/python -m pip wheel -q --no-deps --no-build-isolation -w dist .
