@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import zoo
@@ -17,6 +18,7 @@ from graphfuse.bench.driver import Worker, WorkerLost, interleave
 from graphfuse.bench.record import Cell, Report, here, load_report
 from graphfuse.bench.suite import Settings, Spec, check_runtimes, measure
 from graphfuse.bench.timing import turn
+from graphfuse.bench.torch_network import constants_to_initializers
 from graphfuse.bench.worker import digest, load_arrays, save_arrays
 from graphfuse.errors import InputError
 
@@ -71,8 +73,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Report:
     """The MLP on graphfuse, onnxruntime and every misbehaving runtime, on 1 and 2 threads."""
     path = zoo.path("mlp")
-    import onnx
-
     inputs = zoo.inputs(onnx.load(path), batch=2)
     runtimes = ("graphfuse", "onnxruntime", *KINDS)
     modules = {kind: f"runtime_{kind}" for kind in KINDS}
@@ -269,6 +269,16 @@ def test_an_unknown_peer_is_refused() -> None:
     assert check_runtimes(["onnxruntime", "graphfuse"]) == ("graphfuse", "onnxruntime")
     with pytest.raises(InputError, match="there is no peer 'tensorflow'"):
         check_runtimes(["tensorflow"])
+
+
+def test_weights_in_nodes_are_weights_for_the_converter() -> None:
+    text = """<ir_version: 8, opset_import: ["": 18]> g (float[2] x) => (float[2] y) {
+        w = Constant<value = float[2] {1., 2.}>() k = Constant<value_float = 3.0>() a = Mul(x, w) y = Mul(a, k) }"""
+    model = onnx.parser.parse_model(" ".join(text.split()))
+    constants_to_initializers(model.graph)
+    assert [(tensor.name, *tensor.dims) for tensor in model.graph.initializer] == [("w", 2)]
+    assert [node.op_type for node in model.graph.node] == ["Constant", "Mul", "Mul"]
+    onnx.checker.check_model(model)
 
 
 def test_arrays_survive_the_file_whatever_their_names(tmp_path: Path) -> None:

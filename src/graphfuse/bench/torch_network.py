@@ -56,8 +56,19 @@ def network(subject: Subject) -> Module:
         return importlib.import_module(name).with_weights(argument, model).eval()
     import onnx2torch
 
+    constants_to_initializers(model.graph)
     try:
         return onnx2torch.convert(model).eval()
     except Exception as error:  # the converter raises whatever it stumbles over
         why = one_line(str(error) or type(error).__name__, 120)
         raise InputError("no PyTorch form", why=f"onnx2torch: {why}") from error
+
+
+def constants_to_initializers(graph: onnx.GraphProto) -> None:
+    """The converter looks for weights among initializers alone; some exporters write them as nodes."""
+    constants = [node for node in graph.node if node.op_type == "Constant" and node.attribute[0].name == "value"]
+    for node in constants:
+        tensor = node.attribute[0].t
+        tensor.name = node.output[0]
+        graph.initializer.append(tensor)
+        graph.node.remove(node)
