@@ -362,6 +362,12 @@ def test_masks_and_special_values_are_recognised() -> None:
     assert (found.low, found.high) == (16000, 16001)
 
 
+def test_lengths_of_sequences_are_no_more_than_their_steps() -> None:
+    text = "m (float[%s, B, 3] x, int32[B] n, float[1, 2, 3] w, float[1, 2, 2] r) => (float[T, 1, B, 2] y) {"
+    body = " y = RNN<hidden_size = 2>(x, w, r, , n) }"
+    assert [integer_range(parse(text % steps + body), "n").high for steps in ("7", "T")] == [8, 2]
+
+
 # ---------------------------------------------------------------- references
 
 

@@ -25,6 +25,7 @@ _PASSING = frozenset(
     {"Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
 _INDEX_INPUT = {"Gather": 1, "GatherElements": 1, "OneHot": 0, "ScatterElements": 1}
+_LENGTHS_INPUT = {"LSTM": 4, "GRU": 4, "RNN": 4}
 _SEARCH_NODES = 200
 _LARGEST_CONSTANT = 65536  # elements of a constant that is looked into
 
@@ -77,7 +78,8 @@ def _batch_axis(tensor: Tensor) -> int | None:
 def integer_range(model: onnx.ModelProto, name: str) -> Range:
     """The values that the integer input `name` may take, by what the graph does with it.
 
-    An index into an axis of known size is below that size; what is compared with constants has values from their range;
+    An index into an axis of known size is below that size; the length of a sequence is no more than its steps, and 0 or
+    1 where their number is open; what is compared with constants has values from their range;
     a mask is 0 or 1; any other is a digit. One constant that a whole array is compared with marks a special case, such
     as padding, and sets no range.
     """
@@ -141,17 +143,26 @@ def _limit(
     node: onnx.NodeProto, position: int, constants: Mapping[str, Array], sizes: Mapping[str, Sequence[int | None]]
 ) -> list[int]:
     """The number of values that an index has in this use; empty where the use sets no limit or it is not known."""
+    if _LENGTHS_INPUT.get(node.op_type) == position:
+        x, layout = sizes.get(node.input[0], ()), _attribute(node, "layout")
+        steps = x[layout] if 0 <= layout < len(x) else None
+        return [2 if steps is None else steps + 1]
     if _INDEX_INPUT.get(node.op_type) != position:
         return []
     if node.op_type == "OneHot":
         depth = constants.get(node.input[1])
         return [int(depth.flat[0])] if depth is not None and depth.size else []
     shape = sizes.get(node.input[0])
-    axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
+    axis = _attribute(node, "axis")
     if shape is None or not -len(shape) <= axis < len(shape):
         return [1]  # an index into something of unknown size: only the first is sure to be there
     size = shape[axis]
     return [1 if size is None else size]
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> int:
+    """An integer attribute whose default is 0."""
+    return next((attribute.i for attribute in node.attribute if attribute.name == name), 0)
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, Array]:
