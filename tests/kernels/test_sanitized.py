@@ -17,7 +17,7 @@ from graphfuse.plan.view import View
 from graphfuse.runtime.preamble import preamble
 from graphfuse.toolchain.compiler import find_compiler
 
-from . import test_conv_depthwise, test_conv_direct, test_conv_transpose, test_gemm, test_pool
+from . import test_conv_depthwise, test_conv_direct, test_conv_first, test_conv_transpose, test_gemm, test_pool
 from .harness import GUARD, Built, Case, Configuration, Memory, callable_kernel, compare, configurations, emit
 
 FLAGS = ("-Og", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -36,6 +36,9 @@ CASES: list[tuple[Kernel, Case]] = [
         test_conv_depthwise: (
             "3x3 17 on 13x14", "stride 3x1", "dilation wider than the image", "large window", "slices", "NCHW all",
             "3-d, strides", "unknown size, tiny",
+        ),
+        test_conv_first: (
+            "four", "window larger than the image", "dilation", "slices", "NCHW all", "open batch and height",
         ),
         test_conv_transpose: ("4x4, stride 2", "asymmetric", "dilation", "depthwise", "slices", "NCHW", "1-d, long"),
         test_pool: ("max, rounded up", "mean with zeros, asymmetric", "mean, slices", "max, NCHW", "max of int8"),
