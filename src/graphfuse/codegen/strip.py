@@ -46,7 +46,7 @@ def emit(links: Sequence[Link], height: int) -> KernelCode:
 
 
 def _line_bytes(link: Link) -> Dim:
-    return mul(link.result.strides[2], item_bytes(link.result.dtype))
+    return mul(link.result.strides[link.lines.axis], item_bytes(link.result.dtype))
 
 
 def _window_bytes(links: Sequence[Link], height: int) -> Dim:

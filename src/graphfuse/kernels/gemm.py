@@ -5,7 +5,7 @@ Also every 1x1 convolution without padding or groups: its pixels are the rows.
 
 from __future__ import annotations
 
-from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product
+from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product, same_shape
 from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, item_bytes, suffix
 from graphfuse.ops.tensor import Window
 from graphfuse.plan.site import ContractionSite, KernelCode, Lines
@@ -45,8 +45,10 @@ class Gemm:
         return multiplications / (0.8 * 2 * lanes * 3e3) + 0.5
 
     def lines(self, site: ContractionSite, target: Target) -> Lines | None:
-        """The rows of a 1x1 convolution of images are their pixels, line by line."""
+        """The rows of a 1x1 convolution of images are their pixels, line by line; those of matrices are their lines."""
         out = site.contraction.shape
+        if site.prim.kind == "matmul":
+            return _matrix_lines(site)
         if site.prim.kind != "conv" or len(out) != 4:
             return None
         x = site.prim.args[0]
@@ -80,6 +82,7 @@ class Gemm:
             row_grain=p.tile.rows,
             columns=columns,
             scratch=scratch,
+            columns_first=p.constant and estimate(o.n) > estimate(p.rows.total),
             describe=f"gemm {p.tile.rows}x{p.width} tiles, {kind}",
         )
 
@@ -92,6 +95,17 @@ def _not_pointwise(window: Window) -> str | None:
     if any(p != 0 for p in (*window.pads_before, *window.pads_after)):
         return "padding"
     return None
+
+
+def _matrix_lines(site: ContractionSite) -> Lines | None:
+    """The rows of a stack of matrices times one matrix that is known at compile time."""
+    a, b = site.prim.args
+    out = site.contraction.shape
+    # A second operand that is packed at run time would be packed again for every strip.
+    if a.rank != len(out) or b.rank != 2 or site.constants(b) is None or not same_shape(a.shape[:-1], out[:-1]):
+        return None
+    axis = len(out) - 2
+    return Lines(site.view(a), product(out[:axis]), out[axis], out[axis], axis=axis)
 
 
 KERNEL = Gemm()

@@ -105,7 +105,8 @@ class KernelCode:
 class Lines:
     """The rows of a call as lines of images, so that a chain of calls can run strip by strip (`plan/strips.py`).
 
-    A line is all that has the same place along the first spatial axis of the same image: pixels by channels. The result
+    A line is all that has the same place along the first spatial axis of the same image: pixels by channels. In a stack
+    of matrices it is a row. `axis` is the axis of lines in the result and in the source. The result
     has `height` lines an image, and the call's rows are `rows_per_line` for each of them, or one for `lines_per_row` of
     them (the last of an image for what is left). Line y is made of the lines from y * stride - before on, `extent` of
     them, of `source`, as far as they exist among its `source_height` lines an image.
@@ -120,6 +121,7 @@ class Lines:
     extent: int = 1
     rows_per_line: Dim = 1
     lines_per_row: int = 1
+    axis: int = 2
 
 
 @dataclass

@@ -26,7 +26,7 @@ from graphfuse.target import Target
 # The longest chain: an inverted residual is three, and what two threads both compute grows with each more.
 LONGEST = 4
 # Heights that are tried, in rows of the last kernel.
-_HEIGHTS = (1, 2, 4, 8, 16, 32)
+_HEIGHTS = (1, 2, 4, 8, 16, 32, 64)
 # What the last cache gives one core where a kernel streams through it; reading and writing count alike.
 _BYTES_PER_US = 120_000
 # What a call inside a strip costs beside its work.
@@ -142,7 +142,11 @@ def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | No
         return "the second does not read the first's result as its image"
     if result.buffer.kind != "arena" or uses.get(result.buffer) != 2:
         return "the result in between is used elsewhere too"
-    if not _is_image(result) or not same(second.lines.source_height, first.lines.height):
+    if (
+        first.lines.axis != second.lines.axis
+        or not _has_lines(result, first.lines)
+        or not same(second.lines.source_height, first.lines.height)
+    ):
         return "the result in between has gaps between its lines"
     for call in (first, second):
         if sum(isinstance(p, View) and p.buffer is result.buffer for p in call.code.pointers) != 1:
@@ -150,12 +154,14 @@ def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | No
     return None
 
 
-def _is_image(view: View) -> bool:
+def _has_lines(view: View, lines: Lines) -> bool:
     """Whether lines follow each other without gaps, image after image, in a buffer of their own."""
-    if len(view.shape) != 4 or view.offset != 0 or not same(view.buffer.elements, product(view.shape)):
+    if view.offset != 0 or not same(view.buffer.elements, product(view.shape)):
         return False
-    line = product([view.shape[1], view.shape[3]])
-    return same(view.strides[2], line) and same(view.strides[0], mul(view.shape[2], line))
+    line = view.strides[lines.axis]
+    if not same(product([lines.images, lines.height, line]), view.buffer.elements):
+        return False
+    return view.is_contiguous() or (lines.axis == 2 and same(view.strides[0], mul(lines.height, line)))
 
 
 class _Chooser:
