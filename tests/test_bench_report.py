@@ -152,6 +152,16 @@ def test_a_missing_package_is_one_line() -> None:
     assert "No module" not in shown
 
 
+def test_rows_of_a_busy_machine_are_named() -> None:
+    assert "not quiet" in text_of(report()), "the made-up medians are half above the best"
+    quiet = Report(cases=[Case("a", cells=[cell("graphfuse", 1, 1.0), cell("ncnn", 1, 1.0)])])
+    for each in quiet.cases[0].cells:
+        each.median_ms = 1.1
+    assert "not quiet" not in text_of(quiet)
+    quiet.cases[0].cells[0].median_ms = quiet.cases[0].cells[1].median_ms = 1.7
+    assert "far above the best times: a (1)" in text_of(quiet)
+
+
 def test_the_cost_of_a_call_is_told_on_the_smallest_model() -> None:
     found = Report(cases=[Case("mlp", cells=[cell("graphfuse", 1, 0.0021), cell("ncnn", 1, 0.005)])])
     assert "three linear layers, 1 thread: graphfuse 2.1, ncnn 5.0" in text_of(found)

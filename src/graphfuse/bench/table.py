@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 from rich.console import Group, RenderableType
@@ -19,6 +20,7 @@ TITLES = {
     "torch_compile_freezing": "torch compile freezing",
 }
 _MEGABYTE = 1e6
+_QUIET = 1.35  # median over best; up to 1.2 is usual for two threads on a quiet machine
 
 
 def tables(report: Report) -> RenderableType:
@@ -100,8 +102,22 @@ def remarks(report: Report) -> list[str]:
     lines += _call_lines(report)
     versions = {cell.runtime: cell.version for case in report.cases for cell in case.cells if cell.version}
     lines.append(", ".join(f"{_title(name)} {versions[name]}" for name in report.runtimes() if name in versions))
+    lines += _noise_lines(report)
     lines += _problem_lines(report)
     return [one_line(line) for line in lines]
+
+
+def _noise_lines(report: Report) -> list[str]:
+    """Rows in which most runtimes' medians are far from their best: something else had the processor."""
+    noisy = []
+    for case in report.cases:
+        for threads in sorted({cell.threads for cell in case.cells}):
+            timed = [cell for cell in case.row(threads).values() if cell.best_ms and cell.median_ms]
+            spread = [cell.median_ms / cell.best_ms for cell in timed if cell.best_ms and cell.median_ms]
+            if spread and statistics.median(spread) > _QUIET:
+                noisy.append(f"{case.name} ({threads})")
+    listed = ", ".join(noisy)
+    return [f"the machine was not quiet, medians are far above the best times: {listed}"] if noisy else []
 
 
 def _problem_lines(report: Report) -> list[str]:
