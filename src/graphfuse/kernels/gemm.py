@@ -82,7 +82,6 @@ class Gemm:
             row_grain=p.tile.rows,
             columns=columns,
             scratch=scratch,
-            columns_first=p.constant and estimate(o.n) > estimate(p.rows.total),
             describe=f"gemm {p.tile.rows}x{p.width} tiles, {kind}",
         )
 
