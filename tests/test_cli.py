@@ -143,7 +143,7 @@ def test_version(cli: Callable[..., Finished]) -> None:
 def test_compile_writes_an_artifact_and_tells_what_came_out(
     cli: Callable[..., Finished], empty: Path, built: Path
 ) -> None:
-    done = cli("compile", built / "mlp.onnx")
+    done = cli("compile", built / "mlp.onnx", "--no-cache")
     assert done.code == 0
     assert files(empty) == ["mlp.gf", *(f"mlp.gf/{path.name}" for path in sorted((built / "mlp.gf").iterdir()))]
     assert "mlp.onnx → mlp.gf" in done.out
@@ -153,7 +153,7 @@ def test_compile_writes_an_artifact_and_tells_what_came_out(
 
 
 def test_compile_json_is_pure_and_complete(cli: Callable[..., Finished], empty: Path, built: Path) -> None:
-    done = cli("compile", built / "mlp.onnx", "-o", "x.gf", "--json", "--dim", "batch=5")
+    done = cli("compile", built / "mlp.onnx", "-o", "x.gf", "--json", "--dim", "batch=5", "--no-cache")
     found = done.json
     assert found["artifact"] == "x.gf"
     assert set(found["seconds"]) == set(_STAGES)  # type: ignore[call-overload]
@@ -229,7 +229,7 @@ def rooted(empty: Path) -> Path:
 def test_a_wrong_result_is_exit_code_1_and_writes_nothing(
     cli: Callable[..., Finished], rooted: Path, faulty: None
 ) -> None:
-    done = cli("compile", "root.onnx")
+    done = cli("compile", "root.onnx", "--no-cache")
     check_error(done, "differs from onnxruntime's", "first wrong in region R1 (MatMul2, Abs3, Sqrt4)", code=1)
     assert files(rooted) == ["root.onnx"]
 
@@ -334,7 +334,7 @@ def test_verify_tells_a_difference(cli: Callable[..., Finished], empty: Path, bu
 
 
 def test_verify_names_the_first_wrong_region(cli: Callable[..., Finished], rooted: Path, faulty: None) -> None:
-    assert cli("compile", "root.onnx", "--no-verify").code == 0
+    assert cli("compile", "root.onnx", "--no-verify", "--no-cache").code == 0
     done = cli("verify", "root.gf", "--against", "root.onnx", "--json")
     assert done.code == 1
     assert "first wrong in region R1 (MatMul2, Abs3, Sqrt4)" in done.err
@@ -535,10 +535,13 @@ def test_no_space_left_is_one_error_and_leaves_nothing(empty: Path, built: Path,
     environment = {**os.environ, "GRAPHFUSE_CACHE_DIR": str(tmp_path / "cache")}
     # Whatever the compiler needs is made before the limit is set.
     subprocess.run(
-        [*ENTRY, "compile", built / "mlp.onnx", "-o", "ok.gf"], env=environment, check=True, capture_output=True
+        [*ENTRY, "compile", built / "mlp.onnx", "-o", "ok.gf", "--no-cache"],
+        env=environment,
+        check=True,
+        capture_output=True,
     )
     shutil.rmtree(empty / "ok.gf")
-    command = [sys.executable, "-c", script, "compile", built / "mlp.onnx"]
+    command = [sys.executable, "-c", script, "compile", built / "mlp.onnx", "--no-cache"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     check_error(Finished(done.returncode, done.stdout, done.stderr), "no space left")
     assert files(empty) == []
@@ -671,7 +674,7 @@ def test_a_bug_is_told_in_one_line(
         raise ZeroDivisionError("oh\nno")
 
     monkeypatch.setattr(compiler, "run_stages", broken)
-    done = cli("compile", built / "mlp.onnx")
+    done = cli("compile", built / "mlp.onnx", "--no-cache")
     check_error(done, "ZeroDivisionError: oh no", "test_cli.py", "report it")
 
 
@@ -718,7 +721,7 @@ def test_a_reader_that_goes_away_is_no_error(built: Path) -> None:
 
 @pytest.mark.parametrize("width", [40, 100])
 def test_a_terminal_gets_one_moving_line_then_the_summary(empty: Path, built: Path, width: int) -> None:
-    plain = _in_terminal([*ENTRY, "compile", str(built / "mlp.onnx")], width)
+    plain = _in_terminal([*ENTRY, "compile", str(built / "mlp.onnx"), "--no-cache"], width)
     assert "\x1b[32m" in plain, "colours"
     assert "import" in plain
     assert "mlp.onnx → mlp.gf" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", plain)

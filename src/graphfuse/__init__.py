@@ -4,7 +4,7 @@
     session = gf.compile("model.onnx")  # or gf.load("model.gf")
     y = session(x)
 
-Importing this package is cheap: the compiler is imported when `compile` or `load` is first used.
+Importing this package is cheap: the compiler is imported when `compile` finds nothing in the cache.
 """
 
 from __future__ import annotations
@@ -12,21 +12,42 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graphfuse.compiler import compile, load
+    from pathlib import Path
+
+    from graphfuse.runtime.session import Session
 
 __all__ = ["__version__", "compile", "load"]
 __version__ = "0.1.0"
 
-_LAZY = ("compile", "load")
 
+def compile(path: str | Path, **options: Any) -> Session:
+    """A session for a model file, compiled for this machine and cached by content.
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'graphfuse' has no attribute '{name}'")
+    options: fields of `graphfuse.options.CompileOptions`. Raises GraphfuseError.
+    """
+    from pathlib import Path
+
+    from graphfuse.artifact.reuse import Search
+    from graphfuse.errors import ArtifactError
+    from graphfuse.options import CompileOptions
+
+    chosen = CompileOptions(**options)
+    search = Search(Path(path), chosen) if chosen.cache else None
+    from graphfuse.runtime.session import Session
+
+    found = search.result() if search is not None else None
+    if found is not None:
+        try:
+            return Session(found, threads=chosen.threads)
+        except ArtifactError:  # pruned meanwhile
+            options["cache"] = False
     from graphfuse import compiler
 
-    return getattr(compiler, name)
+    return compiler.compile(path, **options)
 
 
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+def load(artifact: str | Path, threads: int | None = None) -> Session:
+    """A session for an artifact folder. Raises ArtifactError."""
+    from graphfuse.runtime.session import Session
+
+    return Session(artifact, threads=threads)

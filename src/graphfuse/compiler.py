@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,19 @@ import onnx
 import onnx_ir as ir
 
 from graphfuse import __version__, rules
+from graphfuse.artifact import reuse
 from graphfuse.artifact.bundle import Bundle, Staging, read_bundle, stage_bundle
 from graphfuse.artifact.fused_model import fused_model, write_fused_model
 from graphfuse.artifact.manifest import Manifest
 from graphfuse.artifact.manifest import Tensor as ManifestTensor
 from graphfuse.codegen import strip
 from graphfuse.codegen.module import Module, assemble
-from graphfuse.errors import ArtifactError, InputError, VerificationError
+from graphfuse.errors import ArtifactError, GraphfuseError, InputError, VerificationError
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, Region, fuse
 from graphfuse.graph.dims import TYPICAL
 from graphfuse.graph.text import model_text
+from graphfuse.importers.checks import external_files, read_proto
 from graphfuse.importers.onnx import import_onnx
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
@@ -41,6 +44,7 @@ from graphfuse.runtime.preamble import pool_source, preamble
 from graphfuse.runtime.session import Session
 from graphfuse.target import Target, missing_here
 from graphfuse.toolchain.build import build
+from graphfuse.toolchain.cache import ObjectCache
 from graphfuse.toolchain.compiler import find_compiler
 from graphfuse.tune.tuner import Maker, tune
 from graphfuse.verify import Certificate, first_wrong_region, generate_inputs, intermediate_values, verify
@@ -331,12 +335,46 @@ def compile(path: str | Path, **options: Any) -> Session:
     options: fields of `CompileOptions`. Raises GraphfuseError.
     """
     chosen = CompileOptions(**options)
-    artifact = chosen.cache_root() / "models" / f"{_content_key(Path(path), chosen)}.gf"
+    if not chosen.cache:
+        with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
+            return compile_model(path, Path(folder) / "model.gf", chosen).session()
+    found = reuse.find(Path(path), chosen)
+    if found is None:
+        compiled = compile_model(path, _kept_place(Path(path), chosen), chosen)
+        session = compiled.session()
+        if not _is_sound(compiled.job):
+            shutil.rmtree(compiled.artifact, ignore_errors=True)  # what is loaded stays
+        return session
     try:
-        return load(artifact, threads=chosen.threads)
-    except ArtifactError:
-        artifact.parent.mkdir(parents=True, exist_ok=True)
-    return compile_model(path, artifact, chosen).session()
+        return Session(found, threads=chosen.threads)
+    except ArtifactError:  # pruned meanwhile
+        return compile(path, **{**options, "cache": False})
+
+
+def keep(job: Job, extra: str = "") -> None:
+    """Keep a finished artifact in the cache for `reuse.find`, unless its results are wrong.
+
+    A disk that does not take it is no error.
+    """
+    if not _is_sound(job):
+        return
+    with suppress(GraphfuseError, OSError):
+        assert job.output is not None
+        reuse.copy(read_bundle(job.output, runnable=False), _kept_place(job.path, job.options, extra))
+        ObjectCache(job.options.cache_root(), job.options.cache_bytes).prune()
+
+
+def _is_sound(job: Job) -> bool:
+    certificate: Certificate | None = job.results.get("verify")
+    return certificate is None or certificate.passed
+
+
+def _kept_place(path: Path, options: CompileOptions, extra: str = "") -> Path:
+    reuse.know(path, options, external_files(read_proto(path), path))
+    artifact = reuse.place(path, options, extra)
+    if artifact is None:
+        raise ArtifactError("the model's weights cannot be read", where=str(path))
+    return artifact
 
 
 def load(artifact: str | Path, threads: int | None = None) -> Session:
@@ -364,28 +402,3 @@ def _manifest(job: Job, module: Module) -> Manifest:
         __version__,
         find_compiler(job.options.cc, job.target).version,
     )
-
-
-def _content_key(path: Path, options: CompileOptions) -> str:
-    """Everything that the artifact depends on: the model's bytes, the options, this package's own sources."""
-    from graphfuse.importers.checks import read_proto
-
-    proto = read_proto(path)
-    digest = hashlib.sha256(path.read_bytes())
-    for tensor in proto.graph.initializer:
-        for entry in tensor.external_data if tensor.data_location == onnx.TensorProto.EXTERNAL else ():
-            if entry.key == "location" and (path.parent / entry.value).is_file():
-                stat = (path.parent / entry.value).stat()
-                digest.update(f"{entry.value} {stat.st_size} {stat.st_mtime_ns}".encode())
-    shown = {k: v for k, v in sorted(vars(options).items()) if k not in ("cache_dir", "cache_bytes", "threads")}
-    digest.update(repr((shown, options.target().key(), _sources_key())).encode())
-    return digest.hexdigest()[:32]
-
-
-@cache
-def _sources_key() -> str:
-    digest = hashlib.sha256()
-    root = Path(__file__).parent
-    for path in sorted(p for p in root.rglob("*") if p.suffix in (".py", ".c", ".h")):
-        digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return digest.hexdigest()

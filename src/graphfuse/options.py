@@ -29,6 +29,7 @@ class CompileOptions:
     is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights in model.c;
     optimize: "speed", or "memory" for the smallest arena; strips: whether neighbouring calls may run strip by strip;
     tune: seconds to choose by measurement on this machine, 0 for predictions alone;
+    cache: take an artifact that was compiled before with the same options, and keep this one;
     keep_going: hand out a library that failed verification, marked as such in its certificate.
     """
 
@@ -48,6 +49,7 @@ class CompileOptions:
     strips: bool = True
     tune: float = 0.0
     keep_going: bool = False
+    cache: bool = True
 
     def __post_init__(self) -> None:
         if not self.cc:

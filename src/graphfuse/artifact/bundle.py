@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,8 +117,10 @@ def read_bundle(folder: str | Path, *, runnable: bool = True, thorough: bool = F
     if runnable:
         check_runnable(manifest, where)
     needed = (*_NEEDED, WEIGHTS) if manifest.weights_bytes else _NEEDED
-    for name in (*FILES, *(n for n in manifest.files if n not in FILES)):
-        _check_file(folder, name, manifest, needed, thorough)
+    names = (*FILES, *(n for n in manifest.files if n not in FILES))
+    with ThreadPoolExecutor(max_workers=4) as pool:  # large files, side by side
+        for checked in [pool.submit(_check_file, folder, name, manifest, needed, thorough) for name in names]:
+            checked.result()
     return Bundle(folder, manifest, folder / LIBRARY, folder / WEIGHTS if manifest.weights_bytes else None)
 
 

@@ -27,6 +27,7 @@ def info(as_json: AsJson = False) -> None:
                 "folder": str(found.root),
                 "objects": found.entries,
                 "object_bytes": found.object_bytes,
+                "models": found.models,
                 "model_bytes": found.model_bytes,
                 "compiler_bytes": found.zig_bytes,
                 "other_bytes": found.other_bytes,
@@ -36,8 +37,8 @@ def info(as_json: AsJson = False) -> None:
         return
     typer.echo(f"{found.root}")
     rows = {
-        "compiled kernels": found.object_bytes,
-        "compiled models": found.model_bytes,
+        f"{found.entries} compiled kernels": found.object_bytes,
+        f"{found.models} compiled models": found.model_bytes,
         "the compiler's own files": found.zig_bytes,
         "other": found.other_bytes,
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +13,9 @@ from graphfuse.cli.console import say, show, show_json
 from graphfuse.cli.progress import StageProgress
 from graphfuse.cli.values import AsJson, Dims, Inputs, Threads, load_inputs, parse_dims
 from graphfuse.errors import InputError
+
+if TYPE_CHECKING:
+    from graphfuse.options import CompileOptions
 
 NAME = "compile"
 EXAMPLES = """Examples:
@@ -67,6 +71,10 @@ def command(
     tune: Annotated[
         float, typer.Option(metavar="SECONDS", help="Choose kernels and strips by measurement here.")
     ] = 0.0,
+    cache: Annotated[
+        bool,
+        typer.Option("--cache/--no-cache", metavar="", help="Take what was compiled before with the same options."),
+    ] = True,
     dump: Annotated[
         list[str], typer.Option(metavar="STAGE", help="Write a stage's result as text to stdout; may be repeated.")
     ] = [],  # noqa: B006
@@ -74,25 +82,32 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Compile a model into a fused native library, verified against onnxruntime."""
-    from graphfuse.compiler import STAGES, Job, run_stages
+    if dump and as_json:
+        raise InputError("--dump and --json both want stdout", remedy="give one of them")
     from graphfuse.options import CompileOptions
+
+    options = CompileOptions(
+        cpu=cpu, cc=cc, threads=threads, disabled_rules=tuple(disable), numerics=numerics, verify=verify,
+        rtol=rtol, atol=atol, embed_weights=embed_weights, optimize=optimize,
+        strips=strips, tune=tune, keep_going=keep_going, cache=cache,
+    )  # fmt: skip
+    sizes, given = parse_dims(dims), load_inputs(inputs)
+    reusable = cache and not (dump or stop_after or given)
+    if reusable and _reused(model, options, sizes, output or Path(f"{model.stem}.gf"), as_json):
+        return
+    from graphfuse.compiler import STAGES, Job, keep, run_stages
 
     stages = [stage.name for stage in STAGES]
     _check_choices("stage", [*dump, *([stop_after] if stop_after else [])], stages)
     _check_rules(disable)
-    if dump and as_json:
-        raise InputError("--dump and --json both want stdout", remedy="give one of them")
-    options = CompileOptions(
-        cpu=cpu, cc=cc, threads=threads, disabled_rules=tuple(disable), numerics=numerics, verify=verify,
-        rtol=rtol, atol=atol, embed_weights=embed_weights, optimize=optimize,
-        strips=strips, tune=tune, keep_going=keep_going,
-    )  # fmt: skip
     writes = stop_after is None or stages.index(stop_after) >= stages.index("build")
     place = output or Path(f"{model.stem}.gf") if writes else None
-    job = Job(model, options, place, load_inputs(inputs), parse_dims(dims))
+    job = Job(model, options, place, given, sizes)
     with StageProgress(stages) as progress:
         job.progress = progress
         run_stages(job, stop_after=stop_after, dump=_dumper(dump) if dump else None)
+    if reusable:
+        keep(job, _sized(sizes))
     if as_json:
         from graphfuse.cli.summary import to_dict
 
@@ -103,6 +118,31 @@ def command(
         from graphfuse.cli.summary import render
 
         show(render(job))
+
+
+def _reused(model: Path, options: CompileOptions, sizes: dict[str, int], place: Path, as_json: bool) -> bool:
+    """Make the artifact from one in the cache, and tell; False when there is none."""
+    started = time.perf_counter()
+    from graphfuse.artifact.reuse import Search, copy
+
+    search = Search(model, options, _sized(sizes), thorough=True)
+    from graphfuse.cli.reused import render, to_dict
+
+    found = search.result()
+    if found is None:
+        return False
+    copy(found, place)
+    seconds = time.perf_counter() - started
+    if as_json:
+        show_json(to_dict(model, place, found, seconds))
+    else:
+        show(render(model, place, found, seconds))
+    return True
+
+
+def _sized(sizes: dict[str, int]) -> str:
+    """The sizes that an artifact is verified at, as part of what it is found by."""
+    return repr(sorted(sizes.items()))
 
 
 def _dumper(wanted: list[str]) -> Any:

@@ -111,6 +111,22 @@ def check_tensors(proto: onnx.ModelProto, path: Path) -> None:
             _check_typed(tensor, dtype, elements, where)
 
 
+def external_files(proto: onnx.ModelProto, path: Path) -> list[str]:
+    """The files beside a model that hold some of its data, as the model names them, each once.
+
+    Raises ModelFileError for one that is missing, or outside the model's folder.
+    """
+    found: dict[str, None] = {}
+    for tensor in _tensors(proto):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        for location in (entry.value for entry in tensor.external_data if entry.key == "location"):
+            if location not in found:
+                external_file(path.parent, location, f"{path}: tensor {one_line(tensor.name)!r}")
+            found[location] = None
+    return list(found)
+
+
 def check_text(proto: onnx.ModelProto, where: str) -> None:
     """Check that every name and text attribute is text. Raises ModelFileError: bytes that are no UTF-8."""
     for name in _names(proto):

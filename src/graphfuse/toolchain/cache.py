@@ -1,7 +1,8 @@
 """The content-addressed object cache: compiled objects and libraries under the SHA-256 of all they were made from.
 
     objects/ab/abcd...   one entry: SHA-256 of the payload in hex, a line break, the payload
-    models/              artifacts of models that were compiled without naming a place for them
+    models/              artifacts of models, and which files beside a model hold its weights (`artifact/reuse.py`)
+    limits/              what was measured of this machine (`bench/limits.py`)
     zig/                 zig's own cache of its C library and compiler runtime, one set for each architecture
     tmp/                 working folders of builds that run now
     failed/              C sources that a compiler refused, kept for bug reports
@@ -36,6 +37,7 @@ class CacheInfo:
 
     root: Path
     entries: int
+    models: int
     object_bytes: int
     model_bytes: int
     zig_bytes: int
@@ -53,7 +55,7 @@ class ObjectCache:
 
     @property
     def models(self) -> Path:
-        """The folder of artifacts that nobody named a place for."""
+        """The folder of whole artifacts."""
         return self.root / "models"
 
     @property
@@ -109,7 +111,8 @@ class ObjectCache:
         entries = list(_files(self._objects))
         total, models, zig = (_bytes(_files(folder)) for folder in (self.root, self.models, self.zig))
         objects = _bytes(entries)
-        return CacheInfo(self.root, len(entries), objects, models, zig, total - zig - models - objects)
+        artifacts = sum(folder.suffix == ".gf" for folder in _children(self.models))
+        return CacheInfo(self.root, len(entries), artifacts, objects, models, zig, total - zig - models - objects)
 
     def prune(self) -> int:
         """Removes what was longest unused until 80 % of the limit is left, if it is exceeded, and stale leftovers.
@@ -137,7 +140,7 @@ class ObjectCache:
     def clear(self) -> int:
         """Removes everything but the working folders of builds that run now; returns the number of bytes removed."""
         before = _bytes(_files(self.root))
-        for path in (self._objects, self.models, self.zig, self.root / "failed"):
+        for path in (self._objects, self.models, self.zig, self.root / "limits", self.root / "failed"):
             _remove(path)
         self.prune()
         return before - _bytes(_files(self.root))
