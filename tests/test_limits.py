@@ -38,7 +38,9 @@ def test_figures_are_plausible(measured: MachineLimits) -> None:
         for level in found.levels:
             for kind in KINDS:
                 assert 5e8 < getattr(level, kind) < 2e12 * found.threads
-        assert found.levels[0].read > 1.2 * found.levels[-1].read
+    # On one thread alone: where others work too, two rarely run at the same time.
+    alone = measured.limits[0]
+    assert alone.levels[0].read > 1.2 * alone.levels[-1].read
 
 
 def test_remembered(measured: MachineLimits, options: CompileOptions, monkeypatch: pytest.MonkeyPatch) -> None:
