@@ -14,6 +14,7 @@ from graphfuse.graph.text import model_text
 from graphfuse.kernels import CONTRACTION_KERNELS
 from graphfuse.options import CompileOptions
 from graphfuse.rules import rule_files
+from graphfuse.verify.reference import to_double
 
 FOLDED = tuple(file.name for file in rule_files() if file.error_class == "folded")
 WINOGRAD = tuple(kernel.name for kernel in CONTRACTION_KERNELS if kernel.error_class == "winograd")
@@ -108,3 +109,51 @@ def test_the_network_verifies(compiled: dict[str, Compiled], numerics: str) -> N
     certificate = compiled[numerics].certificate
     assert certificate is not None
     assert certificate.passed
+
+
+def products(k: int) -> onnx.ModelProto:
+    """A matrix product of k terms and one with a run-time operand; a 3x3 and a transposed convolution of k channels."""
+    rng = np.random.default_rng(k)
+
+    def constant(name: str, *shape: int) -> onnx.TensorProto:
+        return numpy_helper.from_array(rng.standard_normal(shape).astype(np.float32), name)
+
+    nodes = [
+        helper.make_node("MatMul", ["a", "b"], ["product"]),
+        helper.make_node("MatMul", ["a", "at"], ["square"]),
+        helper.make_node("Conv", ["x", "w"], ["conv"], pads=[1, 1, 1, 1]),
+        helper.make_node("ConvTranspose", ["x", "v"], ["spread"], strides=[2, 2]),
+    ]
+    inputs = {"a": [9, k], "at": [k, 11], "x": [1, k, 7, 6]}
+    graph = helper.make_graph(
+        nodes,
+        "products",
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+            for name in ("product", "square", "conv", "spread")
+        ],
+        [constant("b", k, 37), constant("w", 40, k, 3, 3), constant("v", k, 33, 2, 2)],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+@pytest.mark.parametrize("k", [1, 128, 129, 700])
+def test_long_sums_round_less(k: int, tmp_path: Path) -> None:
+    """Strict numerics adds up in blocks: no farther from float64 than usual, and closer where sums are long."""
+    model = products(k)
+    onnx.save(model, tmp_path / "products.onnx")
+    rng = np.random.default_rng(1)
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
+    x = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    exact = onnx.reference.ReferenceEvaluator(to_double(model)).run(None, {n: v.astype(float) for n, v in x.items()})
+    errors = []
+    for numerics in ("default", "strict"):
+        compiled = compile_model(tmp_path / "products.onnx", tmp_path / numerics, CompileOptions(numerics=numerics))
+        found = compiled.session().run(None, x)
+        errors.append(
+            [float(np.sqrt(np.mean((f - e) ** 2) / np.mean(e**2))) for f, e in zip(found, exact, strict=True)]
+        )
+    assert max(errors[1]) < 4e-7
+    if k == 700:
+        assert all(strict < 0.7 * usual for usual, strict in zip(*errors, strict=True)), errors

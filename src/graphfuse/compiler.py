@@ -54,6 +54,8 @@ Progress = Callable[[str], None]
 
 # The error classes of rules and kernels that strict numerics allows.
 STRICT = ("exact", "reassociated")
+# Products that strict numerics adds up one after another: so many terms of a sum round as those of a long one do not.
+STRICT_SUM_BLOCK = 128
 
 
 @dataclass
@@ -120,8 +122,10 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
     options = job.options
     kernels = [k for k in CONTRACTION_KERNELS if options.numerics != "strict" or k.error_class in STRICT]
 
+    sum_block = STRICT_SUM_BLOCK if options.numerics == "strict" else 0
+
     def calls_of(fusion: Fusion, choose: Choose = cheapest) -> Plan:
-        return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose)
+        return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose, sum_block)
 
     if options.tune:
         planned = _tuned(job, fusion, calls_of)

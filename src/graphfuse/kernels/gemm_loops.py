@@ -9,7 +9,7 @@ from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dtypes import F32, c_type, item_bytes, suffix
 
 from .function import Function, affine
-from .gemm_sums import halved_sums, plain_sums, split_sums
+from .gemm_sums import block_sums, halved_sums, plain_sums, split_sums
 from .product import Product
 from .tile import Lanes, Tile, declare_prefetch, finish_tile
 
@@ -129,8 +129,11 @@ class Loops:
         p, fn = self.plan, self.fn
         x, y = w.fresh("x"), w.fresh("y")
         w.line(f"const {c_type(p.dtype)} *{x} = {a} + {affine([(row, p.a_step)], fn.params)}, *{y} = {b};")
-        sums = split_sums if p.ways > 1 else halved_sums if p.halved else plain_sums
-        sums(w, p, fn, tile, x, y)
+        if p.site.sum_block:
+            block_sums(w, p, fn, tile, x, y)
+        else:
+            sums = split_sums if p.ways > 1 else halved_sums if p.halved else plain_sums
+            sums(w, p, fn, tile, x, y)
         finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
 
     # ------------------------------------------------------------------ packing at run time

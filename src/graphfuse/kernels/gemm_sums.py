@@ -10,13 +10,36 @@ from graphfuse.graph.dtypes import suffix, vector_type
 
 from .function import Function, affine, times
 from .product import Product
-from .tile import PREFETCH_STEP, Tile, declare_accumulators, multiply_add
+from .tile import (
+    PREFETCH_STEP,
+    Tile,
+    add_to_totals,
+    declare_accumulators,
+    declare_totals,
+    load_totals,
+    multiply_add,
+)
 
 
 def plain_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:
     """One accumulator for every row and vector."""
     declare_accumulators(w, tile, p.dtype)
-    with w.loop(w.fresh("k"), "0", fn.dim(p.operands.k, "k")):
+    _steps(w, p, fn, tile, x, y, "0", fn.dim(p.operands.k, "k"))
+
+
+def block_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:
+    """The sums in blocks of `sum_block` terms."""
+    first, block, k = w.fresh("first"), p.site.sum_block, fn.dim(p.operands.k, "k")
+    declare_totals(w, tile, p.dtype)
+    with w.loop(first, "0", k, str(block)):
+        declare_accumulators(w, tile, p.dtype)
+        _steps(w, p, fn, tile, x, y, first, f"gf_min64({first} + {block}, {k})")
+        add_to_totals(w, tile, p.dtype)
+    load_totals(w, tile, p.dtype)
+
+
+def _steps(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, start: str, stop: str) -> None:
+    with w.loop(w.fresh("k"), start, stop):
         multiply_add(w, tile, p.dtype, lambda m: f"{x}[{times(m, p.a_step, fn.params)}]", y, p.lanes)
         _advance(w, p, fn, tile, x, y)
 

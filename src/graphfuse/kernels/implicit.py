@@ -25,10 +25,13 @@ from .tile import (
     PREFETCH_STEP,
     Lanes,
     Tile,
+    add_to_totals,
     choose_tile,
     declare_accumulators,
     declare_prefetch,
+    declare_totals,
     finish_tile,
+    load_totals,
     multiply_add,
     panels,
     row_variants,
@@ -307,18 +310,35 @@ class ImplicitWriter(ABC):
         return f"{base} + {affine([*terms, *pixel, ('channel_in', 1)], self.fn.params)}"
 
     def declare(self, w: Writer, tile: Tile) -> None:
-        declare_accumulators(w, tile, self.p.dtype)
+        if self.p.site.sum_block:
+            declare_totals(w, tile, self.p.dtype)
+        else:
+            declare_accumulators(w, tile, self.p.dtype)
 
     def multiply(self, w: Writer, tile: Tile, count: int, row_stride: int) -> None:
         """Multiply `count` steps on from x and weights; tile rows are `row_stride` elements of x apart."""
+        block = self.p.site.sum_block
+        if not block:
+            self.steps(w, tile, "0", str(count), row_stride)
+            return
+        first = w.fresh("first")
+        with w.loop(first, "0", str(count), str(block)):
+            declare_accumulators(w, tile, self.p.dtype)
+            self.steps(w, tile, first, f"gf_min64({first} + {block}, {count})", row_stride)
+            add_to_totals(w, tile, self.p.dtype)
+
+    def steps(self, w: Writer, tile: Tile, start: str, stop: str, row_stride: int) -> None:
+        """Steps [start, stop) of the sums in registers."""
         p = self.p
-        with w.loop("k", "0", str(count)):
+        with w.loop("k", start, stop):
             multiply_add(w, tile, p.dtype, lambda m: f"x[{times(m, row_stride, self.fn.params)}]", "weights", p.lanes)
             w.line(PREFETCH_STEP)
             w.line(f"++x, weights += {tile.vectors * p.lanes};")
 
     def finish(self, w: Writer, lanes: Lanes, tile: Tile) -> None:
         """Store a tile whose first pixel is ox."""
+        if self.p.site.sum_block:
+            load_totals(w, tile, self.p.dtype)
         axis, step = self.g.axes[2], self.p.pixel_step
         assert axis is not None
         index = self.p.site.index[axis]

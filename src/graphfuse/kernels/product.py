@@ -88,8 +88,13 @@ class Product:
         self.tile: Tile = choose_tile(
             target, self.dtype, self.rows.count, vectors, most_rows=most_rows, wide_k=k_bytes * 2 > target.l1
         )
-        self.ways = _ways(o.k, self.rows.count, vectors)
-        self.halved = self.constant and self.ways == 1 and _is_halved(o.n, self.rows.count, self.lanes, self.dtype)
+        self.ways = 1 if site.sum_block else _ways(o.k, self.rows.count, vectors)
+        self.halved = (
+            not site.sum_block
+            and self.constant
+            and self.ways == 1
+            and _is_halved(o.n, self.rows.count, self.lanes, self.dtype)
+        )
         if self.ways > 1:
             self.tile = _split_tile(self.ways, vectors, target, self.dtype)
         elif self.halved:

@@ -137,6 +137,26 @@ def multiply_add(
         w.line(f"{{ const {vector} s = gf_splat_{name}({a(m)}); {' '.join(sums)} }}")
 
 
+def declare_totals(w: Writer, tile: Tile, dtype: DType) -> None:
+    """Memory for sums that are made of blocks (`ContractionSite.sum_block`), each summed up in registers."""
+    w.line(f"{vector_type(dtype)} totals[{tile.rows * tile.vectors}] = {{{{0}}}};")
+
+
+def add_to_totals(w: Writer, tile: Tile, dtype: DType) -> None:
+    """The end of a block."""
+    for m in range(tile.rows):
+        for v in range(tile.vectors):
+            total = f"totals[{m * tile.vectors + v}]"
+            w.line(f"{total} = gf_add_{suffix(dtype)}({total}, c{m}_{v});")
+
+
+def load_totals(w: Writer, tile: Tile, dtype: DType) -> None:
+    """The accumulators again, once all blocks are summed up."""
+    for m in range(tile.rows):
+        names = ", ".join(f"c{m}_{v} = totals[{m * tile.vectors + v}]" for v in range(tile.vectors))
+        w.line(f"const {vector_type(dtype)} {names};")
+
+
 def declare_prefetch(w: Writer, next_panel: str, step_bytes: int, tiles: str) -> None:
     """Get ready to fetch the next panel of B into L2 while the tiles of this one are computed.
 

@@ -124,10 +124,14 @@ def plan(
     where: str = "",
     nests: Sequence[NestKernel] = (),
     choose: Choose = cheapest,
+    sum_block: int = 0,
 ) -> Plan:
-    """Plan the fused program. Raises UnsupportedModelError when no kernel accepts a contraction or a loop nest."""
+    """Plan the fused program; sum_block: see `ContractionSite`.
+
+    Raises UnsupportedModelError when no kernel accepts a contraction or a loop nest.
+    """
     with assuming(fusion.program.one_item):
-        return _Planner(fusion, kernels, rows, target, where, nests, choose).run()
+        return _Planner(fusion, kernels, rows, target, where, nests, choose, sum_block).run()
 
 
 class _Planner:
@@ -140,12 +144,14 @@ class _Planner:
         where: str,
         nests: Sequence[NestKernel],
         choose: Choose,
+        sum_block: int,
     ) -> None:
         self.fusion = fusion
         self.program = fusion.program
         self.kernels = kernels
         self.nests = nests
         self.choose = choose
+        self.sum_block = sum_block
         self.rows = rows
         self.target = target
         self.where = where
@@ -390,7 +396,7 @@ class _Planner:
         outputs = [(t, elements.at_canonical(t)) for t in whole]
         sums = [(t, elements.at_canonical(t.args[0])) for t in region.outputs if isinstance(t.prim, Reduce)]
         views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
-        site = ContractionSite(anchor, outputs, views, self.program.constant, sums)
+        site = ContractionSite(anchor, outputs, views, self.program.constant, sums, self.sum_block)
         reasons: list[str] = []
         candidates: list[Candidate] = []
         for kernel in self.kernels:

@@ -34,6 +34,7 @@ class ContractionSite:
     views: dict[Tensor, View]
     constants: Callable[[Tensor], np.ndarray | None]
     line_sums: Sequence[tuple[Tensor, Expr]] = ()
+    sum_block: int = 0  # products that may be added up one after another, 0 for any number: fewer round less
     accumulator: Result = field(init=False)
 
     def __post_init__(self) -> None:
