@@ -26,8 +26,8 @@ class CompileOptions:
     cache_dir: folder of the object cache (None: GRAPHFUSE_CACHE_DIR, else the user's cache folder);
     cache_bytes: size that the cache is pruned to; disabled_rules: names of rewrite rules to leave out;
     numerics: "strict" allows only exact and reassociating rewrites, and adds up in blocks;
-    verify: compare with onnxruntime before the library
-    is handed out; rtol, atol: tolerance of that comparison (None: by dtype); embed_weights: weights in model.c;
+    verify: compare with onnxruntime before the library is handed out; rtol, atol: tolerance of that comparison (None:
+    by dtype); embed_weights: weights in model.c;
     optimize: "speed", or "memory" for the smallest arena; strips: whether neighbouring calls may run strip by strip;
     tune: seconds to choose by measurement on this machine, 0 for predictions alone;
     cache: take an artifact that was compiled before with the same options, and keep this one;
