@@ -29,7 +29,7 @@ from graphfuse.errors import GraphfuseError, InputError
 from graphfuse.options import CompileOptions
 from graphfuse.runtime.library import address_of, aligned_empty
 from graphfuse.runtime.preamble import pool_source, preamble
-from graphfuse.target import Target, host_target
+from graphfuse.target import Target, host_target, processor_name
 from graphfuse.toolchain.build import build
 from graphfuse.toolchain.files import write_atomic
 
@@ -131,7 +131,7 @@ def machine_limits(
                 progress(f"measuring this machine on {count} thread{'s' * (count != 1)}")
                 found[count] = bench.measure(count)
     kept = tuple(found[count] for count in sorted(found))
-    result = MachineLimits(processor(), target.key(), known.measured if known else time.time(), kept)
+    result = MachineLimits(processor_name(), target.key(), known.measured if known else time.time(), kept)
     if missing:
         with suppress(OSError):  # a cache that cannot be written costs the next caller a few seconds
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -139,22 +139,12 @@ def machine_limits(
     return dataclasses.replace(result, limits=tuple(found[count] for count in counts))
 
 
-def processor() -> str:
-    """The processor in its maker's words."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() == "model name":
-                return value.strip()
-    return platform.machine()
-
-
 # ---------------------------------------------------------------- what is remembered
 
 
 def _file(options: CompileOptions, target: Target) -> Path:
     """Where the limits are remembered; a cache folder may be shared by several machines."""
-    parts = (platform.node(), processor(), target.plan_key(), str(target.cores), options.cc, __version__, _ENTRY)
+    parts = (platform.node(), processor_name(), target.plan_key(), str(target.cores), options.cc, __version__, _ENTRY)
     key = hashlib.sha256(repr((FORMAT, *parts)).encode()).hexdigest()[:24]
     return options.cache_root() / "limits" / f"{key}.json"
 

@@ -30,6 +30,7 @@ from graphfuse.options import CompileOptions
 from graphfuse.plan.planner import Plan
 from graphfuse.plan.site import Packed
 from graphfuse.plan.view import View
+from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty
 from graphfuse.runtime.session import Session
 from graphfuse.target import missing_here, physical_cores
@@ -232,7 +233,8 @@ class _Run:
         entries = ctypes.CDLL(str(bundle.library))
         self._plain, self._profile = entries.model_run, entries.model_profile
         self._plain.argtypes, self._profile.argtypes = (ctypes.c_void_p,) * 6, (ctypes.c_void_p,) * 7
-        self.sizes = _sizes(subject.module, arrays)
+        ports = subject.module.inputs
+        self.sizes = bind_symbols(ports, [arrays[port.name].shape for port in ports], subject.module.dims)
         results = subject.session.run(None, dict(arrays))
         pool, weights = Pool(library, threads), Weights(bundle.weights)
         dims = np.array([self.sizes[name] for name in manifest.symbols] or [0], np.int64)
@@ -282,15 +284,6 @@ class _Run:
     def _check(self, status: int) -> None:
         if status:
             raise InternalError(f"the profiled model returned {status}, where its session returned a result")
-
-
-def _sizes(module: Module, arrays: Mapping[str, Array]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for port in module.inputs:
-        for d, n in zip(port.shape, arrays[port.name].shape, strict=True):
-            if d in module.dims:
-                sizes[str(d)] = n
-    return sizes
 
 
 def _profile(

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import math
 import os
-import platform
 import statistics
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from graphfuse import __version__
 from graphfuse.bench import peers
 from graphfuse.errors import InputError
-from graphfuse.target import physical_cores, target_for
+from graphfuse.target import physical_cores, processor_name, target_for
 
 OURS = "graphfuse"
 FORMAT, FORMAT_VERSION = "graphfuse bench", 1
@@ -229,12 +228,7 @@ def geometric_mean(values: Sequence[float]) -> tuple[float | None, int]:
 def machine() -> str:
     """The processor in its maker's words, and how many cores may be used."""
     cores = physical_cores()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {cores} core{'s' * (cores != 1)}"
+    return f"{processor_name()}, {cores} core{'s' * (cores != 1)}"
 
 
 def here(seconds: float, rounds: int) -> Report:

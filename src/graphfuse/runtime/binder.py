@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from graphfuse.artifact.dims import evaluate, symbols_of
-from graphfuse.artifact.manifest import Tensor
 from graphfuse.errors import InputError
 
 Shape = tuple[int, ...]
 
 
-def bind_symbols(inputs: Sequence[Tensor], shapes: Sequence[Shape], symbols: Sequence[str]) -> dict[str, int]:
-    """The value of every symbol, from the shapes of the inputs in manifest order.
+class Sized(Protocol):
+    """An input as the manifest or a module has it: its name, and its dims as numbers or expressions over symbols."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> Sequence[int | str]: ...
+
+
+def bind_symbols(inputs: Sequence[Sized], shapes: Sequence[Shape], symbols: Sequence[str]) -> dict[str, int]:
+    """The value of every symbol, from the shapes of the inputs in their order.
 
     A symbol that is a dim by itself takes its value there; one that occurs only inside an expression is solved for, if
     the expression is linear in it. Raises InputError naming the input, the dimension and both values when a shape does
@@ -35,7 +44,7 @@ def bind_symbols(inputs: Sequence[Tensor], shapes: Sequence[Shape], symbols: Seq
     return values
 
 
-def _check_dim(tensor: Tensor, shape: Shape, axis: int, dim: int | str, size: int, values: dict[str, int]) -> None:
+def _check_dim(tensor: Sized, shape: Shape, axis: int, dim: int | str, size: int, values: dict[str, int]) -> None:
     """Compares one fixed or computed dim with the size given; the one unknown symbol in it is solved for first."""
     expected = dim if isinstance(dim, int) else _expected(dim, size, values)
     if expected is None:
@@ -69,6 +78,6 @@ def _listed(dim: str, values: Mapping[str, int]) -> str:
     return ", ".join(f"{symbol} = {values[symbol]}" for symbol in symbols_of(dim))
 
 
-def _misfit(tensor: Tensor, shape: Shape, why: str) -> InputError:
+def _misfit(tensor: Sized, shape: Shape, why: str) -> InputError:
     expected = "(" + ", ".join(map(str, tensor.shape)) + ("," if len(tensor.shape) == 1 else "") + ")"
     return InputError(f"the shape is {shape}, expected {expected}", where=f"input {tensor.name!r}", why=why)

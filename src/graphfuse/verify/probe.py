@@ -19,6 +19,7 @@ from graphfuse.options import CompileOptions
 from graphfuse.plan.memory import lay_out_apart
 from graphfuse.plan.planner import Plan, lifetimes
 from graphfuse.plan.view import View
+from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.library import Library, address_of, aligned_empty
 from graphfuse.toolchain.build import build
 
@@ -39,7 +40,7 @@ def region_values(
     """
     apart = replace(plan, calls=plan.steps, arena=lay_out_apart(lifetimes(plan.steps)))
     module = assemble(apart)
-    env = _bind(module, inputs)
+    env = bind_symbols(module.inputs, [inputs[port.name].shape for port in module.inputs], module.dims)
     with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
         path = build(module, options.target(), options, Path(folder))
         library, model_run = Library(path), ctypes.CDLL(str(path)).model_run
@@ -67,15 +68,6 @@ def region_values(
                 flat = memory[view.buffer.kind][view.buffer.index]
                 found[t.value.name] = _read(flat.reshape(-1).view(np.uint8), view, env)
     return found
-
-
-def _bind(module: Module, inputs: Mapping[str, Array]) -> dict[str, int]:
-    env: dict[str, int] = {}
-    for port in module.inputs:
-        for d, n in zip(port.shape, inputs[port.name].shape, strict=True):
-            if d in module.dims:
-                env[str(d)] = n
-    return env
 
 
 def _bytes(count: int) -> Array:
