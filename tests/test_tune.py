@@ -55,6 +55,24 @@ def test_a_target_that_does_not_run_here_is_refused(tmp_path: Path) -> None:
         tuned(tmp_path, cpu="aarch64")
 
 
+def test_sizes_that_the_model_refuses_are_an_error_that_says_so(tmp_path: Path) -> None:
+    """One element, as a batch has without a word from the user, does not go into rows of three."""
+    text = """g (float[L] x) => (float[A, 2] y) <int64[2] to = {-1, 3}, float[3, 2] w = {1, 2, 3, 4, 5, 6}> {
+        r = Reshape(x, to)  m = MatMul(r, w)  y = Relu(m)
+    }"""
+    path = tmp_path / "rows.onnx"
+    onnx.save(onnx.parser.parse_model('<ir_version: 10, opset_import: ["": 21]>\n' + text), path)
+    with pytest.raises(InputError, match="does not take the sizes to tune for"):
+        compile_model(path, tmp_path / "rows.gf", warm_options(tmp_path / "cache", tune=1.0))
+
+
+def test_the_smallest_arena_is_not_traded_for_time(tmp_path: Path) -> None:
+    steps: list[str] = []
+    tuned(tmp_path, steps, optimize="memory")
+    assert measured(steps)
+    assert not [step for step in measured(steps) if "kernels" in step]
+
+
 @pytest.mark.parametrize("seconds", [-1.0, float("nan"), 1e9])
 def test_seconds_that_cannot_be_are_refused(seconds: float) -> None:
     with pytest.raises(InputError, match="tune"):

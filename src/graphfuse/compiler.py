@@ -121,17 +121,17 @@ def fuse_model(job: Job, model: ir.Model) -> Fusion:
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:
     options = job.options
     kernels = [k for k in CONTRACTION_KERNELS if options.numerics != "strict" or k.error_class in STRICT]
-
     sum_block = STRICT_SUM_BLOCK if options.numerics == "strict" else 0
 
-    def calls_of(fusion: Fusion, choose: Choose = cheapest) -> Plan:
+    usual = leanest(job.target.l2) if options.optimize == "memory" else cheapest
+
+    def calls_of(fusion: Fusion, choose: Choose) -> Plan:
         return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose, sum_block)
 
     if options.tune:
-        planned = _tuned(job, fusion, calls_of)
+        planned = _tuned(job, fusion, calls_of, usual)
     else:
-        lean = options.optimize == "memory"
-        planned = calls_of(fusion, leanest(job.target.l2) if lean else cheapest)
+        planned = calls_of(fusion, usual)
         if options.strips:
             planned = chain_calls(planned, strip, job.target, options.optimize)
     planned = take_places(planned)
@@ -140,7 +140,7 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
     return planned
 
 
-def _tuned(job: Job, fusion: Fusion, calls_of: Callable[[Fusion, Choose], Plan]) -> Plan:
+def _tuned(job: Job, fusion: Fusion, calls_of: Callable[[Fusion, Choose], Plan], usual: Choose) -> Plan:
     """The plan chosen by measurement; the fusion too may be another then."""
     if missing_here(job.target):
         remedy = "compile on the machine itself, or leave out the tuning"
@@ -152,7 +152,7 @@ def _tuned(job: Job, fusion: Fusion, calls_of: Callable[[Fusion, Choose], Plan])
         dims = {name: job.dims.get(name, fusion.program.one_item.get(name, TYPICAL)) for name in module.dims}
         return {**generate_inputs(manifest, model, dims, seed=0), **job.inputs}
 
-    maker = Maker(calls_of, lambda planned: emit(job, planned, clocks=True), arrays)
+    maker = Maker(calls_of, usual, lambda planned: emit(job, planned, clocks=True), arrays)
     tuned = tune(fusion, maker, job.target, job.options, job.ledger, job.progress)
     job.results["fuse"] = tuned.fusion
     return tuned.plan

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from graphfuse.codegen.module import Module
+from graphfuse.errors import InputError
+from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.library import Library, Pool, address_of, aligned_empty
 
 Array = np.ndarray[Any, Any]
@@ -29,7 +31,8 @@ class Timed:
         face = Library(library)
         self._profile = entries.model_profile
         self._profile.argtypes = (ctypes.c_void_p,) * 7
-        sizes = bound_sizes(module, arrays)
+        sizes = bind_symbols(module.inputs, [arrays[port.name].shape for port in module.inputs], module.dims)
+        self._guards = module.guards
         dims = np.array([sizes[name] for name in module.dims] or [0], np.int64)
         nbytes = face.model_arena_bytes(address_of(dims), threads)
         arena = _bytes(nbytes)
@@ -61,9 +64,13 @@ class Timed:
         return found
 
     def run(self) -> Array:
-        """Seconds of each call of one run."""
+        """Seconds of each call of one run. Raises InputError when a guard of the model refuses the sizes."""
         status = self._profile(*self._arguments)
-        assert status == 0, "the inputs were accepted when they were made"
+        if status:
+            remedy = "give sizes that it takes with --dim, or inputs"
+            raise InputError(
+                "the model does not take the sizes to tune for", why=self._guards[status - 1], remedy=remedy
+            )
         seconds: Array = np.diff(self._stamps) * 1e-9
         return seconds
 
@@ -82,16 +89,6 @@ def best_times(timed: Sequence[Timed], seconds: float) -> list[Array]:
                 runs += 1
         rounds += 1
     return best
-
-
-def bound_sizes(module: Module, arrays: Mapping[str, Array]) -> dict[str, int]:
-    """The sizes of the module's symbols with these inputs."""
-    sizes: dict[str, int] = {}
-    for port in module.inputs:
-        for d, n in zip(port.shape, arrays[port.name].shape, strict=True):
-            if d in module.dims:
-                sizes[str(d)] = n
-    return sizes
 
 
 def _bytes(count: int) -> Array:

@@ -26,9 +26,10 @@ from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
 from graphfuse.plan.planner import Call, Candidate, Choose, Plan, cheapest
 from graphfuse.plan.strips import Chain, chain_calls, joined, possible_chains
+from graphfuse.runtime.binder import bind_symbols
 from graphfuse.target import Target
 from graphfuse.toolchain.build import build
-from graphfuse.tune.clock import Timed, best_times, bound_sizes
+from graphfuse.tune.clock import Timed, best_times
 from graphfuse.tune.database import Database
 
 # Candidates predicted to take longer than so many times the best are not measured.
@@ -46,11 +47,12 @@ _SECONDS, _RUNS = 0.4, 40
 class Maker:
     """How a model is planned and built, and what it is run on.
 
-    plan: the calls of a fusion, one by one, with the kernels that are chosen; module: their C, with clocks; arrays: an
-    input for every port of a module.
+    plan: the calls of a fusion, one by one, with the kernels that are chosen; usual: how those are chosen without
+    measuring; module: their C, with clocks; arrays: an input for every port of a module.
     """
 
     plan: Callable[[Fusion, Choose], Plan]
+    usual: Choose
     module: Callable[[Plan], Module]
     arrays: Callable[[Module], Mapping[str, np.ndarray]]
 
@@ -73,7 +75,7 @@ def tune(
 ) -> Tuned:
     """Choose by measurement for `options.tune` seconds; what was measured before costs no time.
 
-    Raises ToolchainError when something does not compile.
+    Raises ToolchainError when something does not compile, InputError when the model refuses the sizes.
     """
     tuner = _Tuner(fusion, maker, target, options, ledger, progress)
     try:
@@ -97,12 +99,13 @@ class _Tuner:
         self.threads = options.session_threads()
         self.database = Database(options.cache_root(), target, self.threads)
         self.end = time.perf_counter() + options.tune
-        first = maker.module(maker.plan(fusion, cheapest))
+        first = maker.module(maker.plan(fusion, maker.usual))
         self.arrays = maker.arrays(first)
-        self.sizes = bound_sizes(first, self.arrays)
+        self.sizes = bind_symbols(first.inputs, [self.arrays[port.name].shape for port in first.inputs], first.dims)
 
     def run(self) -> Tuned:
-        choose = self._kernels()
+        # For the smallest arena kernels are chosen by the scratch they want, which no clock tells.
+        choose = self.maker.usual if self.options.optimize == "memory" else self._kernels()
         fusion = self._epilogues(choose)
         apart = self.maker.plan(fusion, choose)
         tuned = Tuned(fusion, self._strips(apart) if self.options.strips else apart)
@@ -110,7 +113,7 @@ class _Tuner:
 
     def _never_slower(self, tuned: Tuned) -> Tuned:
         """What was tuned, or what would have been compiled without where all in all that is faster."""
-        planned = self.maker.plan(self.fusion, cheapest)
+        planned = self.maker.plan(self.fusion, self.maker.usual)
         if self.options.strips:
             planned = chain_calls(planned, strip, self.target, self.options.optimize)
         if [c.code.name for c in planned.calls] == [c.code.name for c in tuned.plan.calls]:
@@ -224,8 +227,7 @@ class _Tuner:
             unknown = [c for c in unknown if keys[c] not in self.database.records]
 
         def gain(chain: Chain) -> float | None:
-            key = keys.get(Chain(chain.first, chain.last, chain.height, chain.gain, chain.live))
-            record = self.database.records.get(key or "")
+            record = self.database.records.get(keys.get(chain, ""))
             if record is None:
                 return None
             return record.microseconds["apart"] * (1 - _MARGIN) - record.microseconds["strips"]
