@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -81,7 +82,7 @@ def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str, gain:
 def possible_chains(plan: Plan, writer: Writer, target: Target) -> list[Chain]:
     """Every chain that could be made, in order of its first call, with its predicted gain."""
     with assuming(plan.one_item):
-        return [c for options in _Chooser(plan.calls, writer, target, "speed").options() for c in options if c.height]
+        return [c for options in _Chooser(plan.calls, writer, target, "speed").options for c in options if c.height]
 
 
 def joined(plan: Plan, writer: Writer, chains: Sequence[Chain]) -> Plan:
@@ -175,11 +176,12 @@ class _Chooser:
         self.last_use = {x.buffer: x.last for x in lifetimes(calls)}
 
     def run(self) -> list[Chain]:
-        options = self.options()
+        options = self.options
         if self.optimize != "memory":
             return self._best(options, limit=None)
         return self._best(options, limit=int(self._least_live(options) * _SLACK))
 
+    @cached_property
     def options(self) -> list[list[Chain]]:
         """For each call the chains that begin with it; the first is the call alone."""
         return [list(self._chains_from(k)) for k in range(len(self.calls))]
@@ -215,7 +217,7 @@ class _Chooser:
         for k, (a, b) in enumerate(pairwise(self.calls)):
             reason = "" if k in inside else why_apart(a, b, uses)
             if reason is None:
-                best = max(c.gain for c in self._heights(k, k + 1))
+                best = max(c.gain for c in self.options[k] if c.last == k + 1)
                 reason = f"predicted to take {-best:.1f} us longer" if best < 0 else "another chain wins more"
             found[a.label, b.label] = reason
         return found
