@@ -7,18 +7,20 @@ import onnx_ir as ir
 
 from graphfuse.graph.dims import shape_of
 from graphfuse.ops.interpret import evaluate
+from graphfuse.ops.measured import Measures
 from graphfuse.ops.registry import lower
 from graphfuse.ops.tensor import Tensor
 
 
-def lower_model(model: ir.Model) -> dict[ir.Value, Tensor]:
+def lower_model(model: ir.Model, measures: Measures | None = None) -> dict[ir.Value, Tensor]:
     """The tensor program of a whole graph: every value with its tensor."""
+    measures = Measures() if measures is None else measures
     tensors: dict[ir.Value, Tensor] = {}
     for value in [*model.graph.inputs, *model.graph.initializers.values()]:
         tensors[value] = Tensor(shape_of(value), value.dtype, None, value)
     for node in model.graph:
         inputs = [None if v is None else tensors[v] for v in node.inputs]
-        for value, tensor in zip(node.outputs, lower(node, inputs), strict=False):
+        for value, tensor in zip(node.outputs, lower(node, inputs, measures), strict=False):
             if tensor is not None:
                 tensors[value] = tensor
     return tensors
@@ -26,6 +28,7 @@ def lower_model(model: ir.Model) -> dict[ir.Value, Tensor]:
 
 def interpret(model: ir.Model, inputs: dict[str, np.ndarray], env: dict[str, int] | None = None) -> list[np.ndarray]:
     """The model's outputs by lowering and interpreting."""
-    tensors = lower_model(model)
+    measures = Measures()
+    tensors = lower_model(model, measures)
     leaves = {tensors[v]: inputs[v.name] for v in model.graph.inputs if v.name in inputs}
-    return evaluate([tensors[v] for v in model.graph.outputs], leaves, env)
+    return evaluate([tensors[v] for v in model.graph.outputs], leaves, env, measures)

@@ -1,6 +1,7 @@
 """Dimensions: a Python int when known, a sympy integer expression over the model's symbols when not.
 
-Symbols are positive integers, as in onnx_ir.SymbolicDim, whose expressions are taken over unchanged.
+Symbols are positive integers, as in onnx_ir.SymbolicDim, whose expressions are taken over unchanged. Those of sizes
+that depend on data ("measured" ones) may be 0, and have names that no symbol of an input has.
 """
 
 from __future__ import annotations
@@ -173,6 +174,16 @@ def symbols(dims: Iterable[Dim]) -> list[str]:
         if not isinstance(d, int):
             names |= {s.name for s in d.free_symbols}
     return sorted(names)
+
+
+def measured_symbol(number: int) -> sympy.Symbol:
+    """The symbol of a size that is read from memory while the model runs."""
+    return sympy.Symbol(f"_{number}", integer=True, nonnegative=True)
+
+
+def measured(*dims: Dim) -> list[str]:
+    """Names of the symbols in dimensions that are known only while the model runs, sorted."""
+    return [name for name in symbols(dims) if name.startswith("_")]
 
 
 def evaluate(value: Dim, env: Mapping[str, int]) -> int:

@@ -161,6 +161,7 @@ FUNCTIONS: dict[str, int] = {
     **dict.fromkeys(["exp", "log", "sigmoid", "tanh", "exp2"], 14),
     **dict.fromkeys(["erf", "log1p", "expm1", "softplus", "sin", "cos"], 20),
     **dict.fromkeys(["tan", "asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "pow"], 40),
+    "threefry": 110,  # 64 random bits for a counter and a key
 }
 
 
@@ -349,9 +350,9 @@ def variables_of(e: Expr) -> dict[Var, None]:
     return found
 
 
-def loads_of(exprs: Sequence[Expr]) -> list[Load]:
-    """Every load in the expressions, inner ones (of gather indices) too, each once, in order."""
-    found: dict[Load, None] = {}
+def nodes_of(exprs: Sequence[Expr]) -> list[Expr]:
+    """Every part of the expressions, each once, those inside others first."""
+    found: list[Expr] = []
     seen: set[int] = set()
 
     def visit(x: Expr) -> None:
@@ -360,9 +361,13 @@ def loads_of(exprs: Sequence[Expr]) -> list[Load]:
         seen.add(id(x))
         for c in children(x):
             visit(c)
-        if isinstance(x, Load):
-            found[x] = None
+        found.append(x)
 
     for e in exprs:
         visit(e)
-    return list(found)
+    return found
+
+
+def loads_of(exprs: Sequence[Expr]) -> list[Load]:
+    """Every load in the expressions, inner ones (of gather indices) too, each once, in order."""
+    return list(dict.fromkeys(x for x in nodes_of(exprs) if isinstance(x, Load)))

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from graphfuse.graph import dims
 from graphfuse.graph.dtypes import DType, is_float
 from graphfuse.ops.expr import Arg, Call, Const, Expr, Load, Size, Var
+from graphfuse.ops.measured import Measures, Source
 from graphfuse.ops.scalars import apply, is_integral
 from graphfuse.ops.tensor import (
     Concat,
@@ -41,18 +42,18 @@ def evaluate(
     tensors: Sequence[Tensor],
     leaves: Mapping[Tensor, np.ndarray],
     env: Mapping[str, int] | None = None,
+    measures: Measures | None = None,
 ) -> list[np.ndarray]:
     """The values of tensors.
 
     `leaves` gives the leaves' values; a leaf that is not in it must be a graph constant. `env` gives the symbols'
-    values. Raises ValueError where a value has not the shape or type that its tensor declares, or an index is out of
+    values, `measures` those of sizes that the program itself computes. Raises ValueError where a value has not the shape or type that its tensor declares, or an index is out of
     range.
     """
-    run = _Run(dict(leaves), env or {})
-    for tensor in topological(tensors):
-        if tensor not in run.values:
-            run.values[tensor] = run.checked(tensor, run.compute(tensor))
-    return [run.values[t] for t in tensors]
+    run = _Run(dict(leaves), _Sizes(env or {}))
+    if measures is not None:
+        run.env.measured = lambda name: run.measure(measures.sources[name])
+    return [run.need(t) for t in tensors]
 
 
 def topological(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -71,11 +72,34 @@ def topological(tensors: Sequence[Tensor]) -> list[Tensor]:
     return list(order)
 
 
+class _Sizes(dict[str, int]):
+    """The symbols' values; one that is measured is computed when it is first asked for."""
+
+    measured: Callable[[str], int] | None = None
+
+    def __missing__(self, name: str) -> int:
+        if self.measured is None:
+            raise KeyError(name)
+        self[name] = self.measured(name)
+        return self[name]
+
+
 @dataclass
 class _Run:
     values: dict[Tensor, np.ndarray]
-    env: Mapping[str, int]
+    env: _Sizes
     nests: dict[Nest, list[np.ndarray]] = field(default_factory=dict)
+
+    def need(self, tensor: Tensor) -> np.ndarray:
+        """The value of a tensor, computed with all that it depends on."""
+        for t in topological([tensor]):
+            if t not in self.values:
+                self.values[t] = self.checked(t, self.compute(t))
+        return self.values[tensor]
+
+    def measure(self, source: Source) -> int:
+        assert source.index is not None, "bodies of control flow are not interpreted"
+        return int(self.need(source.tensor).reshape(-1)[source.index])
 
     def value(self, tensor: Tensor) -> np.ndarray:
         return self.values[tensor]

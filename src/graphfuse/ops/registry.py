@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from graphfuse.graph.dims import Dim, is_static, shape_of
+from graphfuse.graph.dims import Dim, is_static, product, shape_of
 from graphfuse.ops.expr import Expr
+from graphfuse.ops.measured import Measures, Source
 from graphfuse.ops.samples import Sample
 from graphfuse.ops.symbolic import known_dims
 from graphfuse.ops.tensor import Tensor, map_
@@ -37,6 +38,7 @@ class OpNode:
 
     node: ir.Node
     inputs: Sequence[Tensor | None]
+    measures: Measures = field(default_factory=Measures)
 
     def input(self, k: int) -> Tensor:
         """The k-th input, which the op requires."""
@@ -76,6 +78,16 @@ class OpNode:
         if values is None or not is_static(*values):
             raise NotSupported(f"{what} must be known at compile time")
         return [int(v) for v in values]
+
+    def measure(self, sizes: Tensor) -> list[Dim]:
+        """The elements of a tensor of integers that the program computes, each as a symbol for its value at run time.
+
+        sizes: of rank 0 or 1, of known length; values below 0 are an error at run time.
+        """
+        if sizes.rank > 1 or not is_static(*sizes.shape):
+            raise NotSupported("how many sizes it takes must be known at compile time")
+        count = int(product(sizes.shape))
+        return [self.measures.fresh(Source(sizes, k)) for k in range(count)]
 
     def axis(self, value: int, rank: int) -> int:
         """A possibly negative axis as 0 <= axis < rank."""
@@ -168,12 +180,17 @@ def all_ops() -> list[Op]:
     return [_OPS[key] for key in sorted(_OPS)]
 
 
-def lower(node: ir.Node, inputs: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The outputs of a node as tensors over its inputs. Raises NotSupported with the reason."""
+def lower(
+    node: ir.Node, inputs: Sequence[Tensor | None], measures: Measures | None = None
+) -> list[Tensor | None]:
+    """The outputs of a node as tensors over its inputs. Raises NotSupported with the reason.
+
+    measures: takes the sizes that depend on data; those of one model are kept together.
+    """
     found = find(node)
     if found is None:
         raise NotSupported(missing(node))
-    result = found.lower(OpNode(node, inputs))
+    result = found.lower(OpNode(node, inputs, Measures() if measures is None else measures))
     outputs: list[Tensor | None] = [result] if isinstance(result, Tensor) else list(result)
     for value, tensor in zip(node.outputs, outputs, strict=False):
         if tensor is not None and tensor.value is None:

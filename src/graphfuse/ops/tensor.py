@@ -31,13 +31,15 @@ from graphfuse.ops.expr import Arg, Const, Expr, Load, Size, Var
 class Tensor:
     """A tensor of a program: a leaf (`prim` is None: a graph value from outside) or the result of a primitive.
 
-    `value` is the graph value it stands for, if it is one; leaves always have one.
+    `value` is the graph value it stands for, if it is one; leaves always have one. `outer`: for the leaf of a body of
+    control flow that is a tensor of the graph around it, that tensor.
     """
 
     shape: tuple[Dim, ...]
     dtype: DType
     prim: Prim | None = None
     value: ir.Value | None = None
+    outer: Tensor | None = None
 
     @property
     def rank(self) -> int:
@@ -212,6 +214,10 @@ class Nest:
 
     def loads(self) -> Iterable[tuple[Load, Mapping[Expr, Dim]]]:
         """What the expressions load, with the loops' sizes by variable: an axis at a variable has to be as long."""
+        return ()
+
+    def sizes(self) -> Iterable[Dim]:
+        """The sizes that it computes with, beside those in the shapes of its arguments and results."""
         return ()
 
 
