@@ -173,7 +173,14 @@ def _lengthened(mask: Tensor, keys: Dim) -> Tensor:
     fill: Expr = Const(False, BOOL) if mask.dtype == BOOL else lift(MINUS_INFINITY, mask.dtype)
     if is_static(given, keys) and int(given) > int(keys):
         raise NotSupported(f"a mask for {given} keys, where there are {keys}")
-    return index_map(mask, (*mask.shape[:-1], keys), lambda i: tuple(i), guard=lambda i: i[-1] < size(given), fill=fill)
+    last = size(D.add(given, -1))
+    return index_map(
+        mask,
+        (*mask.shape[:-1], keys),
+        lambda i: (*i[:-1], E.minimum(i[-1], last)),
+        guard=lambda i: i[-1] < size(given),
+        fill=fill,
+    )
 
 
 def window_masks(queries: Dim, keys: Dim, offset: Tensor | Dim, before: int | None, after: int | None) -> list[Tensor]:
@@ -340,7 +347,8 @@ def _table(cache: Tensor, at: Tensor | None) -> Tensor:
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, width: int, interleaved: bool) -> Tensor:
     """Pairs of the first `width` values (0: of all) turned by the angle of their token.
 
-    x is [batch, heads, length, size], cos and sin are [batch, 1, length, width / 2]. The pairs are neighbours where `interleaved`, else the k-th of the first half and of the second.
+    x is [batch, heads, length, size], cos and sin are [batch, 1, length, width / 2]. The pairs
+    are neighbours where `interleaved`, else the k-th of the first half and of the second.
     """
     total = x.shape[-1]
     if not isinstance(total, int):
