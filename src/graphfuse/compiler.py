@@ -28,6 +28,7 @@ from graphfuse.errors import ArtifactError, GraphfuseError, InputError, Verifica
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, Region, fuse
 from graphfuse.graph.dims import TYPICAL
+from graphfuse.graph.randomness import give_seeds
 from graphfuse.graph.text import model_text
 from graphfuse.importers.checks import external_files, read_proto
 from graphfuse.importers.onnx import import_onnx
@@ -95,6 +96,7 @@ class Stage:
 def import_model(job: Job, _: None) -> ir.Model:
     imported = import_onnx(job.path)
     job.ledger = imported.ledger
+    give_seeds(imported.model, job.options.seed, job.ledger)
     return imported.model
 
 

@@ -14,6 +14,7 @@ from graphfuse.target import Target, target_for
 
 NUMERICS = ("default", "strict")
 OPTIMIZE = ("speed", "memory")
+MOST_SEEDS = 1 << 24  # integers that ONNX's seeds, float32 numbers, tell apart
 CACHE_VARIABLE = "GRAPHFUSE_CACHE_DIR"
 
 
@@ -30,6 +31,7 @@ class CompileOptions:
     by dtype); embed_weights: weights in model.c;
     optimize: "speed", or "memory" for the smallest arena; strips: whether neighbouring calls may run strip by strip;
     tune: seconds to choose by measurement on this machine, 0 for predictions alone;
+    seed: what random ops without a seed of their own draw from, an integer below 2^24;
     cache: take an artifact that was compiled before with the same options, and keep this one;
     keep_going: hand out a library that failed verification, marked as such in its certificate.
     """
@@ -49,6 +51,7 @@ class CompileOptions:
     optimize: str = "speed"
     strips: bool = True
     tune: float = 0.0
+    seed: int = 0
     keep_going: bool = False
     cache: bool = True
 
@@ -63,6 +66,8 @@ class CompileOptions:
             raise InputError(f"the option optimize is {self.optimize!r}", remedy=f"choose one of {', '.join(OPTIMIZE)}")
         if not 0 <= self.tune <= 86_400:
             raise InputError(f"the option tune is {self.tune}", remedy="give a number of seconds from 0 to 86400")
+        if not 0 <= self.seed < MOST_SEEDS:
+            raise InputError(f"the option seed is {self.seed}", remedy=f"give an integer from 0 to {MOST_SEEDS - 1}")
         if self.cache_bytes < 0:
             raise InputError(f"the option cache_bytes is {self.cache_bytes}", remedy="give a number of bytes, or 0")
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):

@@ -71,6 +71,7 @@ def command(
     tune: Annotated[
         float, typer.Option(metavar="SECONDS", help="Choose kernels and strips by measurement here.")
     ] = 0.0,
+    seed: Annotated[int, typer.Option(help="What random ops that have no seed draw from.")] = 0,
     cache: Annotated[
         bool,
         typer.Option("--cache/--no-cache", metavar="", help="Take what was compiled before with the same options."),
@@ -89,7 +90,7 @@ def command(
     options = CompileOptions(
         cpu=cpu, cc=cc, threads=threads, disabled_rules=tuple(disable), numerics=numerics, verify=verify,
         rtol=rtol, atol=atol, embed_weights=embed_weights, optimize=optimize,
-        strips=strips, tune=tune, keep_going=keep_going, cache=cache,
+        strips=strips, tune=tune, seed=seed, keep_going=keep_going, cache=cache,
     )  # fmt: skip
     sizes, given = parse_dims(dims), load_inputs(inputs)
     reusable = cache and not (dump or stop_after or given)

@@ -55,6 +55,23 @@ def _fmod(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.where(y == 0, 0, np.fmod(x, np.where(y == 0, 1, y)))
 
 
+def _threefry(counter: np.ndarray, key: np.ndarray) -> np.ndarray:
+    """64 random bits by Threefry-2x32 with 20 rounds; `gf_random.h` names the source."""
+    mask = np.uint64(0xFFFFFFFF)
+    counter, key = np.broadcast_arrays(np.asarray(counter, np.uint64), np.asarray(key, np.uint64))
+    x = [counter & mask, counter >> np.uint64(32)]
+    k = [key & mask, key >> np.uint64(32)]
+    k.append(k[0] ^ k[1] ^ np.uint64(0x1BD11BDA))
+    x = [(a + b) & mask for a, b in zip(x, k, strict=False)]
+    for block in range(5):
+        for turn in ((13, 15, 26, 6), (17, 29, 16, 24))[block % 2]:
+            x[0] = (x[0] + x[1]) & mask
+            x[1] = ((x[1] << np.uint64(turn)) | (x[1] >> np.uint64(32 - turn))) & mask ^ x[0]
+        x[0] = (x[0] + k[(block + 1) % 3]) & mask
+        x[1] = (x[1] + k[(block + 2) % 3] + np.uint64(block + 1)) & mask
+    return x[0] | x[1] << np.uint64(32)
+
+
 def is_integral(x: np.ndarray) -> bool:
     """Whether an array holds integers."""
     return np.issubdtype(np.asarray(x).dtype, np.integer)
@@ -95,6 +112,8 @@ _EXACT: dict[str, Callable[..., Any]] = {
     "bitnot": np.bitwise_not,
     "shl": np.left_shift,
     "shr": np.right_shift,
+    "bits": lambda x: x.view(f"u{x.itemsize}"),
+    "threefry": _threefry,
     "floor": np.floor,
     "ceil": np.ceil,
     "round": np.rint,  # halves to even

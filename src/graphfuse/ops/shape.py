@@ -8,16 +8,14 @@ import sympy
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import BOOL
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Const, Expr
+from graphfuse.ops.expr import Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
-from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
+from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample
 from graphfuse.ops.tensor import (
     Tensor,
     concat,
     expand,
-    generate,
     index_map,
     reshape,
     size,
@@ -29,22 +27,6 @@ from graphfuse.ops.tensor import (
 @op("Identity", samples=lambda: [sample(floats(13, 17)), sample(ints(0, 3)), sample(bools())])
 def identity(node: OpNode) -> Tensor:
     return node.input(0)
-
-
-@op(
-    "Dropout",
-    samples=lambda: [
-        sample(floats(13, 17)),
-        sample(floats(13, 17), scalar(0.9), constants=[1], outputs=2),
-        sample(floats(3), scalar(0.5), scalar(True, bool), constants=[1, 2], rejected="training"),
-    ],
-)
-def dropout(node: OpNode) -> list[Tensor]:
-    """Inference: the input itself, and a mask of ones."""
-    x, training = node.input(0), node.constant(2)
-    if node.optional(2) is not None and (training is None or bool(training)):
-        raise NotSupported("training mode")
-    return [x, generate(x.shape, lambda _: Const(True, BOOL))]
 
 
 def _divide(total: Dim, part: Dim) -> Dim:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
+from graphfuse.graph.randomness import is_random
 from graphfuse.ledger import Ledger
 from graphfuse.rules.engine import account_for
 
@@ -12,11 +13,22 @@ STAGE = "simplify"
 ERROR_CLASS = "exact"
 ORDER = 80
 
+_NUMBER = "graphfuse.number"
+
 
 def apply(model: ir.Model, ledger: Ledger) -> bool:
     """Merge equal nodes; whether any were."""
-    change = passes.CommonSubexpressionEliminationPass()
-    return account_for(model, ledger, lambda: change(model), "eliminate_duplicates", _why)
+    return account_for(model, ledger, lambda: _merge(model), "eliminate_duplicates", _why)
+
+
+def _merge(model: ir.Model) -> None:
+    """Equal draws are no duplicates: a number tells them apart while the pass looks."""
+    drawing = [node for node in model.graph if is_random(node)]
+    for k, node in enumerate(drawing):
+        node.attributes.add(ir.AttrInt64(_NUMBER, k))
+    passes.CommonSubexpressionEliminationPass()(model)
+    for node in drawing:
+        del node.attributes[_NUMBER]
 
 
 def _why(node: ir.Node) -> str:

@@ -10,6 +10,7 @@ from onnx.reference import ReferenceEvaluator
 
 from graphfuse.graph.infer import Inference
 from graphfuse.graph.origins import origins
+from graphfuse.graph.randomness import RANDOM_OPS
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.ledger import Ledger
 from graphfuse.rules.engine import graphs
@@ -24,20 +25,7 @@ ORDER = 5
 _MOST_BYTES = 1 << 20
 _MOST_GROWTH = 2
 # Not folded: results differ each time, or the quantised form of the weights would be lost.
-_NEVER = frozenset(
-    {
-        "RandomNormal",
-        "RandomNormalLike",
-        "RandomUniform",
-        "RandomUniformLike",
-        "Multinomial",
-        "Bernoulli",
-        "DequantizeLinear",
-        "QuantizeLinear",
-        "DynamicQuantizeLinear",
-        "Dropout",
-    }
-)
+_NEVER = RANDOM_OPS | {"DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "Dropout"}
 
 
 def apply(model: ir.Model, ledger: Ledger) -> bool:
