@@ -17,6 +17,8 @@ from onnx_shape_inference import (  # type: ignore[import-untyped]
 )
 
 import graphfuse.graph.shape_rules as shape_rules
+from graphfuse.graph.bodies import bodies, graphs, inner_first
+from graphfuse.graph.body_shapes import forget
 from graphfuse.graph.origins import all_nodes
 
 ShapeError = (ShapeInferenceError, OpUsageError)
@@ -28,12 +30,10 @@ def infer_shapes(model: ir.Model) -> None:
     Dimensions are sums, products and floors over the inputs' symbols, or fresh symbols where the data decides.
     Raises ShapeError (a tuple of classes) when a node cannot take what it is given.
     """
-    for node in all_nodes(model.graph):
-        for value in node.outputs:
-            value.shape = None
-            value.metadata_props.pop(SYM_DATA_KEY, None)
-            value.const_value = None
-    infer_symbolic_shapes(model, warn_on_missing=False)
+    forget(model.graph)
+    # The names of sizes that a branch or loop makes equal mean nothing where it does not run.
+    adopt = len(graphs(model.graph)) == 1
+    infer_symbolic_shapes(model, warn_on_missing=False, adopt_declared_symbols=adopt)
 
 
 class Inference:
@@ -61,14 +61,18 @@ class Inference:
 
     def refine(self, values: Iterable[ir.Value]) -> None:
         """Infer again what depends on these values, which are now better known, as far as anything changes."""
-        waiting = {user for value in values for user, _ in value.uses()}
-        for node in all_nodes(self._graph):
-            if node not in waiting:
+        waiting: set[ir.Node | ir.Value] = {user for value in values for user, _ in value.uses()}
+        for node in inner_first(self._graph):
+            ends = [value for body in bodies(node) for value in body.outputs]
+            if node not in waiting and not any(value in waiting for value in ends):
                 continue
-            before = [_facts(value) for value in node.outputs]
+            inside = [value for body in bodies(node) for value in (*body.inputs, *ends)]
+            before = [_facts(value) for value in (*node.outputs, *inside)]
             self.node(node)
-            changed = [v for v, facts in zip(node.outputs, before, strict=True) if _facts(v) != facts]
+            now = [*node.outputs, *inside]
+            changed = [v for v, facts in zip(now, before, strict=True) if _facts(v) != facts]
             waiting |= {user for value in changed for user, _ in value.uses()}
+            waiting |= set(changed)
 
 
 def _facts(value: ir.Value) -> tuple[str, str | None, bool]:

@@ -286,7 +286,10 @@ def _same(a: SymDim, b: SymDim) -> bool | None:
     difference = sympy.expand(expr(a) - expr(b))
     if difference == 0:
         return True
-    return False if difference.is_nonzero else None
+    # What inference cannot know may be zero: an empty row that a loop adds to, the places of no elements.
+    unknown = [s for s in difference.free_symbols if s.name.startswith("_")]
+    may_be_zero = {s: sympy.Symbol(s.name, integer=True, nonnegative=True) for s in unknown}
+    return False if difference.xreplace(may_be_zero).is_nonzero else None
 
 
 @_replace("Where")

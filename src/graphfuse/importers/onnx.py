@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
 from graphfuse.errors import GraphfuseError, ModelFileError, one_line
+from graphfuse.graph.bodies import graphs
 from graphfuse.graph.origins import all_nodes, check_origins, origins, set_origins
 from graphfuse.importers.checks import check_opset, check_tensors, check_text, read_proto
 from graphfuse.importers.common import Imported
@@ -167,3 +169,24 @@ def _lift_constants(model: ir.Model, ledger: Ledger) -> None:
     for node in before:
         if node.graph is None:
             ledger.settle(origins(node), "folded", by="import", reason="a constant")
+        elif node.graph is not model.graph:
+            _name_constant(model, node)
+
+
+def _name_constant(model: ir.Model, node: ir.Node) -> None:
+    """Turn a Constant that is a result of its body into a copy of an initializer: a body's results are its own."""
+    result, tensor = node.outputs[0], ir.convenience.get_const_tensor(node.outputs[0])
+    if tensor is None:
+        return  # a text, say
+    assert node.graph is not None
+    assert result.name is not None
+    taken = {value.name for graph in graphs(model.graph) for inner in graph for value in inner.outputs}
+    taken |= set(model.graph.initializers)
+    name = next(n for n in (f"{result.name}.constant{k or ''}" for k in itertools.count()) if n not in taken)
+    shape = ir.Shape([d for d in tensor.shape if isinstance(d, int)])
+    constant = ir.Value(name=name, shape=shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    model.graph.register_initializer(constant)
+    copy = ir.node("Identity", [constant], name=node.name)
+    set_origins(copy, origins(node))
+    ir.convenience.replace_nodes_and_values(node.graph, node, [node], [copy], [result], copy.outputs)
+    copy.outputs[0].name = copy.outputs[0].name or name
