@@ -25,7 +25,7 @@ REFUSED = re.compile(
     "|".join(
         [
             "cast.*(FLOAT8|FLOAT4|INT4|INT2|STRING)",
-            "training",
+            "batchnorm.*training",
             "maxpool_with_argmax",  # indices of maxima
             "mod_float.*fmod_0",  # a later opset
             "spacetodepth_crd_mode_example$",  # a later opset
@@ -38,6 +38,8 @@ DIFFERENT = {
     "test_resize_downsample_scales_linear_align_corners",
     "test_resize_downsample_scales_cubic_align_corners",
 }
+# Draws of NumPy's generator, which no other makes: type and shape are compared.
+DRAWN = re.compile("bernoulli|training_dropout(?!_zero_ratio)")
 NUMBERS = "biuf"
 
 
@@ -102,7 +104,7 @@ def test_node(test: Any) -> None:
         if test.name in DIFFERENT:
             continue
         for a, w in zip(actual, _arrays(wanted) or [], strict=True):
-            _compare(a, w, test.rtol, test.atol)
+            _compare(a, a.astype(w.dtype).reshape(w.shape) if DRAWN.search(test.name) else w, test.rtol, test.atol)
 
 
 def _compare(actual: np.ndarray, wanted: np.ndarray, rtol: float, atol: float) -> None:
