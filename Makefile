@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 BENCH  ?= .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format test-sanitize test-exhaustive bench wheel lock clean
+.PHONY: help setup demo test lint format conformance test-sanitize test-exhaustive bench wheel lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -33,6 +33,10 @@ format: $(READY)  ## let ruff mend what it can
 
 test: lint  ## lint, then every test
 	@$(BIN)/python -m pytest -q -n 2
+
+# ARGS="--only REGEX --failures"; see --help
+conformance: $(READY)  ## ONNX's own test suite through compiled models: totals, and the table in docs/conformance.md
+	@cd tests && $(abspath $(BIN))/python -m conformance $(ARGS)
 
 test-sanitize: $(READY)  ## only the tests that run generated C under ASan and UBSan
 	@$(BIN)/python -m pytest -q -m sanitize
