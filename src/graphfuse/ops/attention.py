@@ -160,11 +160,6 @@ def softmax_rows(x: Tensor, may_be_empty: bool) -> Tensor:
     return map_(lambda v, s: v * E.where(E.equal(s, 0), 0, 1.0 / s), e, reduce("sum", e, (-1,)))
 
 
-def positions(rank: int, axis: int, extent: Dim) -> Tensor:
-    """0, 1, 2, ... along one axis, the other axes of size 1."""
-    return generate([extent if k == axis else 1 for k in range(rank)], lambda i: i[axis])
-
-
 def _lengthened(mask: Tensor, keys: Dim) -> Tensor:
     """A mask that knows of fewer keys than there are forbids the others."""
     given = mask.shape[-1]
@@ -183,22 +178,29 @@ def _lengthened(mask: Tensor, keys: Dim) -> Tensor:
     )
 
 
-def window_masks(queries: Dim, keys: Dim, offset: Tensor | Dim, before: int | None, after: int | None) -> list[Tensor]:
+def window_mask(queries: Dim, keys: Dim, past: Dim | Tensor, before: int | None, after: int | None) -> Tensor:
     """Which keys lie near a query: from `before` ahead of it to `after` behind it, None for no bound.
 
-    offset: the position of the first query among the keys, one for all or a tensor of shape [batch, 1, 1, 1].
+    past: the number of keys ahead of the first query, or a tensor of shape [batch] with the number of valid keys, of
+    which the last belong to the queries; those that are not valid are forbidden.
     """
-    row, column = positions(4, 2, queries), positions(4, 3, keys)
-    if isinstance(offset, Tensor):
-        at = map_(lambda i, o: i + o, row, offset)
-    else:
-        at = map_(lambda i: i + size(offset), row)
-    found = []
-    if after is not None:
-        found.append(map_(lambda i, j: j <= i + after, at, column))
-    if before is not None:
-        found.append(map_(lambda i, j: j >= i - before, at, column))
-    return found
+    batch: Dim = past.shape[0] if isinstance(past, Tensor) else 1
+
+    def allowed(i: Sequence[Expr]) -> Expr:
+        conditions = []
+        if isinstance(past, Tensor):
+            valid = E.cast(load(past, i[:1]), I64)
+            conditions.append(i[3] < valid)
+            at = i[2] + (valid - size(queries))
+        else:
+            at = i[2] + size(past)
+        if after is not None:
+            conditions.append(i[3] <= at + after)
+        if before is not None:
+            conditions.append(i[3] >= at - before)
+        return functools.reduce(lambda a, b: E.logical("and", a, b), conditions)
+
+    return generate((batch, 1, queries, keys), allowed, *([past] if isinstance(past, Tensor) else []))
 
 
 def _case(*arrays: np.ndarray | None, **more: object) -> Sample:
@@ -287,17 +289,12 @@ def _masks(node: OpNode, queries: Dim, keys: Dim, past: Dim) -> Masks:
     mask, valid = node.optional(3), node.optional(6)
     if mask is not None:
         (masks.allowed if mask.dtype == BOOL else masks.added).append(_lengthened(mask, keys))
-    offset: Tensor | Dim = past
-    if valid is not None:
-        count = reshape(valid, (valid.shape[0], 1, 1, 1))
-        masks.allowed.append(map_(lambda j, n: j < n, positions(4, 3, keys), count))
-        offset = map_(lambda n: n - size(queries), count)
     left, right = (node.attr(f"{side}_window_size", -1) for side in ("left", "right"))
-    after = right if right >= 0 else None
+    before, after = (None if bound < 0 else int(bound) for bound in (left, right))
     if node.attr("is_causal", 0):
         after = 0
-    if after is not None or left >= 0:
-        masks.allowed += window_masks(queries, keys, offset, left if left >= 0 else None, after)
+    if valid is not None or before is not None or after is not None:
+        masks.allowed.append(window_mask(queries, keys, past if valid is None else valid, before, after))
     return masks
 
 
