@@ -119,6 +119,8 @@ GF_INLINE int64_t gf_floordiv(int64_t a, int64_t b) { return a / b - (a % b < 0)
 GF_INLINE int64_t gf_floormod(int64_t a, int64_t b) { return a % b + (a % b < 0 ? b : 0); }
 GF_INLINE int64_t gf_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 GF_INLINE int64_t gf_max64(int64_t a, int64_t b) { return a > b ? a : b; }
+/* an index from data: as it is where it lies inside an axis of n elements */
+GF_INLINE int64_t gf_held(int64_t i, int64_t n) { return (uint64_t)i < (uint64_t)n ? i : 0; }
 GF_INLINE int64_t gf_clamp64(int64_t x, int64_t lo, int64_t hi) { return gf_min64(gf_max64(x, lo), hi); }
 
 /* an index computed in floating point: truncated, out of range and NaN held at the ends */
@@ -126,5 +128,9 @@ GF_INLINE int64_t gf_to_int64(double x) {
     if (!(x > -9.2e18)) return x != x ? 0 : INT64_MIN;
     return x < 9.2e18 ? (int64_t)x : INT64_MAX;
 }
+
+/* the bits of one number */
+GF_INLINE uint32_t gf_word_f32(float x) { return (union { float x; uint32_t u; }){x}.u; }
+GF_INLINE uint64_t gf_word_f64(double x) { return (union { double x; uint64_t u; }){x}.u; }
 
 #endif

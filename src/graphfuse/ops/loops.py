@@ -1,0 +1,396 @@
+"""Imperative loop nests over scalar expressions: what scatters, sorts, selections and running sums are made of.
+
+A nest is written with a `Builder`, so that an op file reads like its algorithm:
+
+    b = Builder("running sum")
+    y = b.result(x.shape, x.dtype)
+    with b.phase(rows) as (r,):
+        total = b.variable(Const(0.0))
+        with b.loop(0, columns) as k:
+            b.assign(total, total + load(x, (r, k)))
+            b.store(y, (r, k), total)
+    return b.tensors()[0]
+
+Phases run one after another. The rows of a phase are independent of each other: threads may share them, so what a row
+stores no other row of the same phase reads or stores. All else runs in order. An index that cannot be seen to lie in
+its axis is held there by the generated code; the meaning in Python refuses it, so that an op never relies on that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from graphfuse.graph.dims import Dim, add, mul, product
+from graphfuse.graph.dtypes import BOOL, I64, DType
+from graphfuse.ops import expr as E
+from graphfuse.ops.expr import Call, Const, Expr, Load, Operand, Result, Size, Var, lift, loads_of
+from graphfuse.ops.tensor import Evaluator, Nest, Tensor, opaque, size
+
+# ---------------------------------------------------------------- statements
+
+
+@dataclass(eq=False)
+class Store:
+    """array[index] = value; the array is a result or scratch."""
+
+    array: Tensor
+    index: tuple[Expr, ...]
+    value: Expr
+
+
+@dataclass(eq=False)
+class Assign:
+    """A local variable, declared where `declares`, takes a value."""
+
+    local: Result
+    value: Expr
+    declares: bool
+
+
+@dataclass(eq=False)
+class For:
+    """The body for var = begin, begin + 1, ... as long as it is less than `end`."""
+
+    var: Var
+    begin: Expr
+    end: Expr
+    body: list[Statement] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class While:
+    """The body as long as the condition holds, and at most so many times."""
+
+    condition: Expr
+    most: Expr
+    body: list[Statement] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class If:
+    """One of two bodies."""
+
+    condition: Expr
+    then: list[Statement] = field(default_factory=list)
+    otherwise: list[Statement] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Break:
+    """Leaves the innermost loop."""
+
+
+Statement: TypeAlias = "Store | Assign | For | While | If | Break"
+
+
+@dataclass(eq=False)
+class Phase:
+    """A body for every index of a space of rows."""
+
+    rows: tuple[tuple[Var, Dim], ...]
+    body: list[Statement] = field(default_factory=list)
+
+    @property
+    def count(self) -> Dim:
+        return product(n for _, n in self.rows)
+
+
+@dataclass(eq=False)
+class Scratch:
+    """Memory of the nest's own: a thread's, anew for each row, or `shared` by all threads and phases."""
+
+    array: Tensor
+    shared: bool
+
+
+@dataclass(eq=False)
+class Loops(Nest):
+    """Phases over results and scratch. `starts`: for a result what it holds before the first phase: another tensor's
+    elements (whose place it may take where nobody needs that any more) or a constant; without one, nothing known.
+    """
+
+    name: str
+    args: tuple[Tensor, ...]
+    arrays: tuple[Tensor, ...]  # the results as the statements know them
+    starts: dict[Tensor, Tensor | Const]
+    scratch: tuple[Scratch, ...]
+    phases: tuple[Phase, ...]
+    work: Dim
+
+    def __post_init__(self) -> None:
+        self.results = tuple((a.shape, a.dtype) for a in self.arrays)
+
+    def loads(self) -> Iterable[tuple[Load, Mapping[Expr, Dim]]]:
+        for phase in self.phases:
+            sizes: dict[Expr, Dim] = dict(phase.rows)
+            for s in statements(phase.body):
+                if isinstance(s, For) and s.begin == Const(0, I64) and (end := _dim(s.end)) is not None:
+                    sizes[s.var] = end
+            expressions = [e for s in statements(phase.body) for e in expressions_of(s)]
+            for load in loads_of(expressions):
+                if load.tensor in self.args:
+                    yield load, sizes
+
+    def sizes(self) -> Iterable[Dim]:
+        yield self.work
+        for scratch in self.scratch:
+            yield from scratch.array.shape
+        for phase in self.phases:
+            yield from (n for _, n in phase.rows)
+            for s in statements(phase.body):
+                yield from (x.dim for e in expressions_of(s) for x in _leaves(e) if isinstance(x, Size))
+
+    def meaning(self, evaluator: Evaluator) -> list[np.ndarray]:
+        from graphfuse.ops.loops_meaning import run
+
+        return run(self, evaluator)
+
+
+def statements(body: Iterable[Statement]) -> Iterator[Statement]:
+    """Every statement of a body, inner ones behind the one that holds them."""
+    for s in body:
+        yield s
+        if isinstance(s, (For, While)):
+            yield from statements(s.body)
+        elif isinstance(s, If):
+            yield from statements(s.then)
+            yield from statements(s.otherwise)
+
+
+def expressions_of(s: Statement) -> tuple[Expr, ...]:
+    """The expressions that a statement evaluates itself."""
+    if isinstance(s, Store):
+        return (*s.index, s.value)
+    if isinstance(s, Assign):
+        return (s.value,)
+    if isinstance(s, For):
+        return (s.begin, s.end)
+    if isinstance(s, While):
+        return (s.condition, s.most)
+    return (s.condition,) if isinstance(s, If) else ()
+
+
+def _leaves(e: Expr) -> Iterator[Expr]:
+    seen: set[int] = set()
+    stack = [e]
+    while stack:
+        x = stack.pop()
+        if id(x) in seen:
+            continue
+        seen.add(id(x))
+        parts = E.children(x)
+        stack += parts
+        if not parts:
+            yield x
+
+
+def _dim(e: Expr) -> Dim | None:
+    if isinstance(e, Const):
+        return int(e.value)
+    return e.dim if isinstance(e, Size) else None
+
+
+# ---------------------------------------------------------------- writing a nest
+
+
+class Builder:
+    """Writes a nest statement by statement."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._results: list[Tensor] = []
+        self._starts: dict[Tensor, Tensor | Const] = {}
+        self._scratch: list[Scratch] = []
+        self._phases: list[Phase] = []
+        self._blocks: list[list[Statement]] = []
+        self._names: dict[str, int] = {}
+
+    def result(self, shape: Sequence[Dim], dtype: DType, start: Tensor | Const | None = None) -> Tensor:
+        """One more result, to be stored to and read from by this nest only."""
+        array = Tensor(tuple(shape), dtype)
+        self._results.append(array)
+        if start is not None:
+            self._starts[array] = start
+        return array
+
+    def scratch(self, shape: Sequence[Dim], dtype: DType, shared: bool = False) -> Tensor:
+        """Memory for the time of a row or, where `shared`, of the whole nest; it holds nothing known at first."""
+        array = Tensor(tuple(shape), dtype)
+        self._scratch.append(Scratch(array, shared))
+        return array
+
+    @contextmanager
+    def phase(self, *rows: Dim) -> Iterator[tuple[Var, ...]]:
+        """The body for every index of a space of rows, which are independent; with no sizes one row."""
+        index = tuple(self._variable("r") for _ in rows)
+        phase = Phase(tuple(zip(index, rows, strict=True)))
+        self._phases.append(phase)
+        with self._block(phase.body):
+            yield index
+
+    @contextmanager
+    def loop(self, begin: Operand, end: Operand) -> Iterator[Var]:
+        """for var in range(begin, end)"""
+        var = self._variable("i")
+        loop = For(var, lift(begin, I64), lift(end, I64))
+        self._add(loop)
+        with self._block(loop.body):
+            yield var
+
+    @contextmanager
+    def each(self, sizes: Sequence[Dim]) -> Iterator[tuple[Var, ...]]:
+        """A loop for every axis, the last one innermost."""
+        with ExitStack() as stack:
+            yield tuple(stack.enter_context(self.loop(0, size(n))) for n in sizes)
+
+    @contextmanager
+    def repeat(self, condition: Expr, most: Operand) -> Iterator[None]:
+        """while condition: at most so many times"""
+        loop = While(condition, lift(most, I64))
+        self._add(loop)
+        with self._block(loop.body):
+            yield
+
+    @contextmanager
+    def when(self, condition: Expr) -> Iterator[None]:
+        """if condition:"""
+        branch = If(condition)
+        self._add(branch)
+        with self._block(branch.then):
+            yield
+
+    @contextmanager
+    def otherwise(self) -> Iterator[None]:
+        """else: of the `when` that is the last statement here."""
+        branch = self._blocks[-1][-1]
+        assert isinstance(branch, If)
+        with self._block(branch.otherwise):
+            yield
+
+    def let(self, value: Expr) -> Result:
+        """A name for a value that stays."""
+        return self.variable(value)
+
+    def variable(self, value: Expr) -> Result:
+        """A local variable that may be assigned to."""
+        local = Result(self._fresh("v"), value.dtype)
+        self._add(Assign(local, value, True))
+        return local
+
+    def assign(self, local: Result, value: Operand) -> None:
+        """local = value"""
+        new = lift(value, local.dtype)
+        assert new.dtype == local.dtype, f"{new.dtype} for a variable of {local.dtype}"
+        self._add(Assign(local, new, False))
+
+    def store(self, array: Tensor, index: Sequence[Operand], value: Operand) -> None:
+        """array[index] = value"""
+        new = lift(value, array.dtype)
+        assert new.dtype == array.dtype, f"{new.dtype} into an array of {array.dtype}"
+        assert len(index) == array.rank, "an index for every axis"
+        self._add(Store(array, tuple(lift(i, I64) for i in index), new))
+
+    def leave(self) -> None:
+        """Leave the innermost loop."""
+        self._add(Break())
+
+    def tensors(self, work: Dim | None = None) -> list[Tensor]:
+        """The nest's results; work: its simple operations, else estimated from the loops."""
+        own = {*self._results, *(s.array for s in self._scratch)}
+        read = loads_of([e for p in self._phases for s in statements(p.body) for e in expressions_of(s)])
+        started = [t for t in self._starts.values() if isinstance(t, Tensor)]
+        args = dict.fromkeys([*started, *(x.tensor for x in read if x.tensor not in own)])
+        total: Dim = 0
+        for phase in self._phases:
+            total = add(total, mul(phase.count, _work(phase.body)))
+        nest = Loops(
+            self._name,
+            tuple(args),
+            tuple(self._results),
+            self._starts,
+            tuple(self._scratch),
+            tuple(self._phases),
+            total if work is None else work,
+        )
+        return [opaque(nest, k) for k in range(len(self._results))]
+
+    def _add(self, s: Statement) -> None:
+        self._blocks[-1].append(s)
+
+    @contextmanager
+    def _block(self, body: list[Statement]) -> Iterator[None]:
+        self._blocks.append(body)
+        yield
+        self._blocks.pop()
+
+    def _variable(self, hint: str) -> Var:
+        return Var(self._fresh(hint))
+
+    def _fresh(self, hint: str) -> str:
+        self._names[hint] = self._names.get(hint, -1) + 1
+        return f"{hint}{self._names[hint]}"
+
+
+# Passes of a loop whose end is known only from data.
+_USUAL = 16
+
+
+def _work(body: Sequence[Statement]) -> Dim:
+    total: Dim = 0
+    for s in body:
+        total = add(total, sum(E.cost(e) for e in expressions_of(s)) + 1)
+        if isinstance(s, For):
+            total = add(total, mul(_trips(s), _work(s.body)))
+        elif isinstance(s, While):
+            total = add(total, mul(4, _work(s.body)))
+        elif isinstance(s, If):
+            total = add(total, add(_work(s.then), _work(s.otherwise)))
+    return total
+
+
+def _trips(loop: For) -> Dim:
+    begin, end = _dim(loop.begin), _dim(loop.end)
+    if begin is not None and end is not None:
+        return add(end, mul(-1, begin))
+    return _USUAL
+
+
+# ---------------------------------------------------------------- expressions that nests need
+
+
+def at(x: Tensor, *index: Operand) -> Load:
+    """The element of an argument, a result or scratch at an index."""
+    return Load(x, tuple(lift(i, I64) for i in index))
+
+
+def inside(index: Expr, extent: Dim) -> Expr:
+    """An index from data, held inside an axis."""
+    return E.minimum(E.maximum(index, 0), size(add(extent, -1)))
+
+
+def wrapped(index: Expr, extent: Dim) -> Expr:
+    """An index from data that counts from the end where it is negative, held inside the axis."""
+    return inside(E.where(index < 0, index + size(extent), index), extent)
+
+
+def both(*conditions: Expr) -> Expr:
+    """All of them; those behind a false one are not looked at."""
+    result = conditions[0]
+    for c in conditions[1:]:
+        result = Call("and", (result, c), BOOL)
+    return result
+
+
+def negated(condition: Expr) -> Expr:
+    """Not so."""
+    return Call("not", (condition,), BOOL)
+
+
+def shifted(e: Expr, bits: int) -> Expr:
+    """An unsigned number shifted right."""
+    return E.binary("shr", e, bits)
