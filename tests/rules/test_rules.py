@@ -44,7 +44,8 @@ def random_inputs(model: ir.Model, seed: int) -> dict[str, np.ndarray]:
     for value in model.graph.inputs:
         shape = [d if isinstance(d, int) else SIZES[d.value] for d in value.shape]
         numbers = rng.standard_normal(shape) * 2
-        feeds[value.name] = np.asarray(numbers, value.dtype.numpy())
+        is_bool = value.dtype == ir.DataType.BOOL
+        feeds[value.name] = np.asarray(numbers > 0 if is_bool else numbers, value.dtype.numpy())
     return feeds
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -213,3 +213,52 @@ def trips(node: ir.Node) -> int | None:
         return None
     number = max(0, int(count.const_value.numpy().reshape(())))
     return number if number == 0 or runs_to_the_end(node) else None
+
+
+# ---------------------------------------------------------------- taking bodies apart
+
+
+def empty(graph: ir.Graph) -> list[ir.Node]:
+    """Remove every node of a body and of the bodies in it, so that they use nothing any more; the nodes, in order."""
+    gone: list[ir.Node] = []
+    graph.outputs.clear()
+    for node in reversed(list(graph)):
+        inner = [removed for body in bodies(node) for removed in empty(body)]
+        graph.remove(node, safe=True)
+        gone += [*reversed(inner), node]
+    return gone[::-1]
+
+
+def splice(node: ir.Node, body: ir.Graph) -> list[ir.Value]:
+    """Move the nodes of a body in front of the node that owns it; the body's results."""
+    assert node.graph is not None
+    results, inner = list(body.outputs), list(body)
+    body.outputs.clear()
+    body.remove(inner)
+    node.graph.insert_before(node, inner)
+    return results
+
+
+def supersede(node: ir.Node, results: Sequence[ir.Value | None]) -> None:
+    """Let `results` take the place of a node's outputs and remove the node.
+
+    Outputs of the graph keep their names, and are values of their own: copies where need be.
+    """
+    graph = node.graph
+    assert graph is not None
+    for old, new in zip(node.outputs, results, strict=True):
+        if new is None:
+            continue
+        name, is_result = old.name, old.is_graph_output()
+        maker = new.producer()
+        if is_result and (new.is_graph_output() or maker is None or maker.graph is not graph):
+            copy = ir.node("Identity", [new], name=f"{node.name}.copy")
+            copy.outputs[0].shape, copy.outputs[0].type = new.shape, new.type
+            graph.insert_before(node, copy)
+            new = copy.outputs[0]
+        if new.shape is None:
+            new.shape, new.type = old.shape, new.type or old.type
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        if is_result or new.name is None:
+            old.name, new.name = None, name
+    graph.remove(node, safe=True)

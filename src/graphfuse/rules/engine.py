@@ -10,8 +10,9 @@ from typing import Any
 import onnx_ir as ir
 from onnxscript.rewriter import MatchingTracer, MatchStatus, RewriteRule
 
-from graphfuse.errors import InternalError
-from graphfuse.graph.infer import Inference
+from graphfuse.errors import InternalError, ModelFileError, one_line
+from graphfuse.graph.bodies import bodies, empty, graphs
+from graphfuse.graph.infer import Inference, ShapeError, infer_shapes
 from graphfuse.graph.origins import label, origins, set_origins
 from graphfuse.ledger import Ledger
 from graphfuse.rules.rule import ALL, Rule
@@ -66,6 +67,7 @@ def run_rules(
             changed = apply() or changed
         if not changed:
             break
+        rewriter.inference = Inference(model)  # passes bring symbols of their own
     else:
         raise InternalError("the rewrite rules do not come to rest", where=rewriter.last)
     for rule, node, reason, culprit in misses.found:
@@ -221,19 +223,6 @@ def _is_dead(node: ir.Node) -> bool:
     return all(not value.uses() and not value.is_graph_output() for value in node.outputs)
 
 
-def graphs(graph: ir.Graph) -> list[ir.Graph]:
-    """The graph and the bodies of its control flow, outer ones first."""
-    found = [graph]
-    for node in graph:
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                found += graphs(attribute.as_graph())
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                for body in attribute.as_graphs():
-                    found += graphs(body)
-    return found
-
-
 def _values(graph: ir.Graph) -> Iterable[ir.Value]:
     yield from graph.inputs
     yield from graph.initializers.values()
@@ -250,7 +239,23 @@ def account_for(
     """
     before = [(node, why(node)) for graph in graphs(model.graph) for node in graph]
     change()
+    for node, _ in before:
+        if node.graph is None:
+            for body in bodies(node):
+                empty(body)
     gone = [(node, reason) for node, reason in before if node.graph is None]
     for node, reason in gone:
         ledger.settle(origins(node), "removed", by=by, reason=reason)
     return bool(gone)
+
+
+def infer_again(model: ir.Model) -> None:
+    """Infer all shapes anew, now that a body has become part of the graph around it.
+
+    Raises ModelFileError for a node that cannot take the shapes it is given.
+    """
+    try:
+        infer_shapes(model)
+    except ShapeError as error:
+        why = one_line(f"{error} {error.__cause__ or ''}")
+        raise ModelFileError("the shapes in the model do not fit together", why=why) from error

@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from graphfuse.graph.bodies import graphs
 from graphfuse.graph.infer import Inference
 from graphfuse.graph.origins import origins
 from graphfuse.graph.randomness import RANDOM_OPS
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.ledger import Ledger
-from graphfuse.rules.engine import graphs
 from graphfuse.rules.values import Array, array
 
 STAGE = "simplify"

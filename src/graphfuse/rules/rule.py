@@ -42,6 +42,8 @@ class Rule(RewriteRuleClassBase):
         return list(rule.commute()) if self.commute else [rule]
 
     def _check_all(self, context: MatchContext, **bindings: Any) -> MatchResult:
+        if len({node.graph for node in context.nodes}) > 1:
+            return no()  # what stands outside a body runs once, or whichever branch is taken: it stays there
         result = self.check(context, **bindings)
         if not result or not self.exclusive:
             return result

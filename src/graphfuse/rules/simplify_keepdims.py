@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from graphfuse.graph.bodies import graphs
 from graphfuse.graph.infer import Inference
 from graphfuse.graph.origins import origins
 from graphfuse.ledger import Ledger
-from graphfuse.rules.engine import graphs
 from graphfuse.rules.values import array, dims, input_of, keeps_shape, scalar
 
 STAGE = "simplify"

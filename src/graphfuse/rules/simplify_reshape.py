@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 from onnxscript.rewriter import MatchResult
 
+from graphfuse.graph.dims import product, same
 from graphfuse.graph.origins import label
 from graphfuse.rules.reshapes import RESHAPES, target_of
 from graphfuse.rules.rule import Rule, no, yes
@@ -30,12 +31,15 @@ class SimplifyReshape(Rule):
         return getattr(op, self.op_type)(inner, _allow_other_inputs=True, _outputs=["y"])
 
     def check(self, context: Any, x: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
-        if dims(x) is None or dims(y) is None:
+        before, after, target = dims(x), dims(y), target_of(x, y)
+        if before is None or after is None:
             return no()
-        if target_of(x, y) is None:
+        if target is None:
             node = y.producer()
             assert node is not None
             return no(f"{label(node)} has more than one dimension that is neither known nor its input's", node)
+        if -1 in target and not same(product(before), product(after)):
+            return no("that sizes fit is known only to the reshapes one by one", x)
         return yes()
 
     def rewrite(self, op: Any, x: ir.Value, y: ir.Value, **_: Any) -> ir.Value:
@@ -63,5 +67,11 @@ NEAR_MISSES = (
             s = Constant<value = int64[3] {2, -1, 0}>() k = Constant<value = int64[1] {-1}>()
             t = Transpose<perm = [2, 1, 0]>(x) a = Flatten<axis = 2>(t) y = Unsqueeze(a, k) }""",
         "more than one dimension",
+    ),
+    (
+        """g (float[A, 3, B] x) => (float[1, A, 3] y) {
+            j = Constant<value = int64[1] {2}>() k = Constant<value = int64[1] {0}>()
+            s = Squeeze(x, j) y = Unsqueeze(s, k) }""",
+        "one by one",
     ),
 )
