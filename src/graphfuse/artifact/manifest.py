@@ -14,12 +14,16 @@ from graphfuse.target import Target
 FORMAT = "graphfuse artifact"
 FORMAT_VERSION = 1
 
-# NumPy's name (ml_dtypes' for the last) -> onnxruntime's name of the element type.
+# NumPy's name (ml_dtypes' from bfloat16 on) -> onnxruntime's name of the element type.
 DTYPES = {
     "float32": "float", "float64": "double", "float16": "float16",
     "int8": "int8", "uint8": "uint8", "int16": "int16", "uint16": "uint16",
     "int32": "int32", "uint32": "uint32", "int64": "int64", "uint64": "uint64",
     "bool": "bool", "bfloat16": "bfloat16",
+    "float8_e4m3fn": "float8e4m3fn", "float8_e4m3fnuz": "float8e4m3fnuz",
+    "float8_e5m2": "float8e5m2", "float8_e5m2fnuz": "float8e5m2fnuz",
+    "float8_e8m0fnu": "float8e8m0", "float4_e2m1fn": "float4e2m1",
+    "int4": "int4", "uint4": "uint4", "int2": "int2", "uint2": "uint2",
 }  # fmt: skip
 
 

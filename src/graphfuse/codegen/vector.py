@@ -14,11 +14,27 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from graphfuse.codegen.access import Access, access
+from graphfuse.codegen.conversion import bitcast_text, conversion_text
 from graphfuse.codegen.params import Params
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import BOOL, F32, F64, I64, DType, c_type, is_float, suffix, vector_type
-from graphfuse.ops.expr import Call, Const, Expr, Load, Result, Size, Var, children, depends_on, loads_of
+from graphfuse.graph.dtypes import (
+    BOOL,
+    F32,
+    F64,
+    I64,
+    NARROW,
+    DType,
+    c_type,
+    code_name,
+    is_float,
+    register,
+    scalar_type,
+    suffix,
+    vector_type,
+)
+from graphfuse.ops.conversion import cast
+from graphfuse.ops.expr import CASTS, Call, Const, Expr, Load, Result, Size, Var, children, depends_on, loads_of
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.view import View
 
@@ -127,7 +143,7 @@ class Scope:
 
     def _emit(self, e: Expr) -> str:
         if isinstance(e, Const):
-            return self.writer.let(vector_type(e.dtype), f"gf_splat_{suffix(e.dtype)}({literal(e)})", "k")
+            return self.writer.let(vector_type(e.dtype), f"gf_splat_{register(e.dtype)}({literal(e)})", "k")
         if isinstance(e, Load):
             return self._emit_load(e)
         if isinstance(e, (Var, Size)):
@@ -153,7 +169,7 @@ class Scope:
         stride = acc.along(lane)
         text = self._load_text(name, pointer, stride)
         if e.guard is not None:
-            fill = self.vector(e.fill) if e.fill is not None else f"gf_splat_{name}(0)"
+            fill = self.vector(e.fill) if e.fill is not None else f"gf_splat_{register(e.dtype)}(0)"
             text = f"{self.index(e.guard)} ? {text} : {fill}"
         return self.writer.let(vector_type(e.dtype), text, "x")
 
@@ -177,6 +193,8 @@ class Scope:
         lane = self.context.lane
         assert lane is not None
         name, element = suffix(e.dtype), c_type(e.dtype)
+        if e.dtype in NARROW:
+            name, element = register(e.dtype), scalar_type(e.dtype)
         array = self.writer.fresh("e")
         counter = self.writer.fresh("l")
         writer = self.writer
@@ -188,13 +206,13 @@ class Scope:
             body = writer.section()
             inner = self.child({lane: f"({position} + {counter})"}, writer=body)
             if e.guard is None:
-                body.line(f"{array}[{counter}] = *({inner.address(acc, e.tensor)});")
+                body.line(f"{array}[{counter}] = {read_text(e.dtype, inner.address(acc, e.tensor))};")
             else:
                 fill = inner.scalar(e.fill) if e.fill is not None else "0"
                 body.line(f"{array}[{counter}] = {fill};")
                 with body.block(f"if ({inner.index(e.guard)})"):
                     inner.writer = body.section()
-                    body.line(f"{array}[{counter}] = *({inner.address(acc, e.tensor)});")
+                    body.line(f"{array}[{counter}] = {read_text(e.dtype, inner.address(acc, e.tensor))};")
         self.writer = writer
         return writer.let(vector_type(e.dtype), f"gf_load_{name}({array})", "x")
 
@@ -264,14 +282,14 @@ class Scope:
     def _emit_scalar(self, e: Expr) -> str:
         if isinstance(e, Load):
             acc = self.context.access(e)
-            text = f"*({self.address(acc, e.tensor)})"
+            text = read_text(e.dtype, self.address(acc, e.tensor))
             if e.guard is not None:
                 fill = self.scalar(e.fill) if e.fill is not None else "0"
                 text = f"{self.scalar(e.guard)} ? {text} : {fill}"
-            return self.writer.let(c_type(e.dtype), text, "a")
+            return self.writer.let(scalar_type(e.dtype), text, "a")
         assert isinstance(e, Call), e
         args = [self.scalar(a) for a in e.args]
-        c = "int" if e.dtype == BOOL else c_type(e.dtype)
+        c = "int" if e.dtype == BOOL else scalar_type(e.dtype)
         return self.writer.let(c, scalar_call_text(e, args), "a")
 
     # ------------------------------------------------------------------ stores
@@ -296,10 +314,17 @@ class Scope:
             self.writer.line(f"gf_stores_{name}({pointer}, {step}, {value});")
 
 
+def read_text(dtype: DType, pointer: str) -> str:
+    """The C text of one element in memory as a scalar to compute with."""
+    return f"gf_get_{suffix(dtype)}(*({pointer}))" if dtype in NARROW else f"*({pointer})"
+
+
 def literal(e: Const) -> str:
-    """A C literal that reads back as the same number."""
+    """A C literal that reads back as the same number; of a type of codes, the code."""
     if e.dtype == BOOL:
         return "1" if e.value else "0"
+    if code_name(e.dtype) is not None:
+        return str(int(cast(np.asarray(e.value), e.dtype).view(np.uint8)))
     if not is_float(e.dtype):
         value = int(e.value)
         if value >= 2**63:
@@ -313,7 +338,7 @@ def literal(e: Const) -> str:
     if e.dtype == F64:
         return repr(x)
     with np.errstate(over="ignore"):
-        rounded = np.float32(x)
+        rounded = np.float32(np.asarray(x, e.dtype.numpy()))
     if np.isinf(rounded):
         return "INFINITY" if x > 0 else "-INFINITY"
     text = str(rounded)
@@ -322,12 +347,26 @@ def literal(e: Const) -> str:
 
 _OPERATORS = {"add": "+", "sub": "-", "mul": "*", "bitand": "&", "bitor": "|", "bitxor": "^"}
 _LOGICAL = {"and": "&", "or": "|", "xor": "^"}
+# Functions whose result is a value of the type where the arguments are, and conversions, which round themselves.
+_EXACT = frozenset({"neg", "min", "max", "relu", "abs", "select", "floor", "ceil", "round", "trunc", "sign", "bitcast"})
 
 
 def call_text(e: Call, args: list[str]) -> str:
     """A scalar function applied to registers."""
     operand = e.args[1].dtype if e.fn == "select" else e.args[0].dtype
-    name = suffix(operand)
+    name = register(operand)
+    if e.dtype in NARROW and e.fn not in _EXACT and e.fn not in CASTS:
+        # Computed in float32, and rounded as every result of the type is.
+        return f"gf_round_{suffix(e.dtype)}({_function_text(e, args, name)})"
+    return _function_text(e, args, name)
+
+
+def _function_text(e: Call, args: list[str], name: str) -> str:
+    operand = e.args[1].dtype if e.fn == "select" else e.args[0].dtype
+    if e.fn in CASTS:
+        return conversion_text(e, args[0])
+    if e.fn == "bitcast":
+        return bitcast_text(operand, e.dtype, args[0])
     if e.fn in _OPERATORS and (is_float(operand) or e.fn.startswith("bit")):
         return f"{args[0]} {_OPERATORS[e.fn]} {args[1]}"
     if e.fn in _LOGICAL:
@@ -346,8 +385,8 @@ def call_text(e: Call, args: list[str]) -> str:
         return f"gf_div_{name}(gf_sub_{name}({args[0]}, gf_mod_{name}({args[0]}, {args[1]})), {args[1]})"
     if e.fn == "floormod":
         return f"gf_mod_{name}({args[0]}, {args[1]})"
-    if e.fn == "cast":
-        return f"gf_cast_{name}_{suffix(e.dtype)}({args[0]})"
+    if e.fn in ("cast", "saturate"):
+        return f"gf_{e.fn}_{name}_{suffix(e.dtype)}({args[0]})"
     return f"gf_{e.fn}_{name}({', '.join(args)})"
 
 

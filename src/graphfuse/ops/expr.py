@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Union
 
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import BOOL, F32, I64, DType, is_float
+from graphfuse.graph.dtypes import BOOL, E8M0, F32, FLOAT8, I64, DType, is_float
 
 if TYPE_CHECKING:
     from graphfuse.ops.tensor import Tensor
@@ -150,12 +150,26 @@ class Result(Expr):
     dtype: DType = F32
 
 
+# Conversions by name: whether what is out of range becomes the largest number of a float 8 (else infinity or NaN), and
+# how a power of two (float8e8m0) is rounded. Other types know no such choice.
+CASTS: dict[str, tuple[bool, str]] = {
+    "cast": (True, "up"),
+    "cast_down": (True, "down"),
+    "cast_nearest": (True, "nearest"),
+    "cast_open": (False, "up"),
+    "cast_open_down": (False, "down"),
+    "cast_open_nearest": (False, "nearest"),
+}
+
 # Every scalar function, with its cost in simple vector instructions (what the fusion cost model reckons with).
 FUNCTIONS: dict[str, int] = {
-    **dict.fromkeys(["add", "sub", "mul", "neg", "min", "max", "relu", "abs", "select", "cast"], 1),
+    **dict.fromkeys(["add", "sub", "mul", "neg", "min", "max", "relu", "abs", "select", "bitcast"], 1),
+    **dict.fromkeys(CASTS, 1),
     **dict.fromkeys(["lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "not"], 1),
     **dict.fromkeys(["bitand", "bitor", "bitxor", "bitnot", "shl", "shr"], 1),
+    "bits": 1,  # of a float32 or float64, as an unsigned integer; in loop nests only
     **dict.fromkeys(["floor", "ceil", "round", "trunc", "sign", "isnan", "isinf"], 2),
+    "saturate": 4,  # float32 to the nearest integer of a narrow type, halves to even, held inside its range
     **dict.fromkeys(["div", "sqrt", "reciprocal"], 6),
     **dict.fromkeys(["mod", "fmod", "floordiv", "floormod"], 12),
     **dict.fromkeys(["exp", "log", "sigmoid", "tanh", "exp2"], 14),
@@ -230,8 +244,31 @@ def where(condition: Expr, a: Operand, b: Operand) -> Expr:
     return Call("select", (condition, lift(a, dtype), lift(b, dtype)), dtype)
 
 
-def cast(a: Expr, dtype: DType) -> Expr:
-    return a if a.dtype == dtype else Call("cast", (a,), dtype)
+def cast(a: Expr, dtype: DType, saturate: bool = True, round_mode: str = "up") -> Expr:
+    """The value in another type, as ONNX's Cast converts it; raises ValueError for an unknown rounding mode.
+
+    Floats are rounded to nearest, ties to even, and to float8e8m0 by `round_mode`: "up", "down" or "nearest". To
+    integers they are truncated and held in range (4 and 2 bits: higher bits are dropped). Integers wrap around.
+    """
+    if a.dtype == dtype:
+        return a
+    choices = {choice: name for name, choice in CASTS.items()}
+    if (saturate, round_mode) not in choices:
+        raise ValueError(f"unknown rounding mode {round_mode!r}")
+    fn = choices[saturate, round_mode if dtype == E8M0 else "up"] if dtype in FLOAT8 else "cast"
+    return Call(fn, (a,), dtype)
+
+
+def bitcast(a: Expr, dtype: DType) -> Expr:
+    """The value whose bits are the same; raises TypeError for types of different widths."""
+    if dtype.bitwidth != a.dtype.bitwidth:
+        raise TypeError(f"{a.dtype.name} and {dtype.name} have different widths")
+    return a if a.dtype == dtype else Call("bitcast", (a,), dtype)
+
+
+def saturate(a: Expr, dtype: DType) -> Expr:
+    """The nearest integer of a type of 8 or 16 bits, halves to even, held inside its range; NaN gives the least."""
+    return Call("saturate", (a,), dtype)
 
 
 def logical(fn: str, *args: Expr) -> Expr:

@@ -8,14 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from graphfuse.graph.dtypes import BOOL, DType
+from graphfuse.graph.dtypes import DType
+from graphfuse.ops.conversion import cast
+from graphfuse.ops.expr import CASTS
 
 
 def apply(fn: str, args: Sequence[np.ndarray], dtype: DType) -> np.ndarray:
     """A scalar function of `expr.FUNCTIONS` on arrays; the result has the given type."""
     target = dtype.numpy()
-    if fn == "cast":
-        return _cast(args[0], dtype)
+    if fn in CASTS:
+        return cast(args[0], dtype, *CASTS[fn])
+    if fn == "bitcast":
+        return np.asarray(args[0]).view(target)
+    if fn == "saturate":
+        return _saturate(args[0], target)
     if fn in _EXACT:
         return np.asarray(_EXACT[fn](*args)).astype(target)
     if fn in _DIVIDING:
@@ -23,11 +29,9 @@ def apply(fn: str, args: Sequence[np.ndarray], dtype: DType) -> np.ndarray:
     return np.asarray(_ROUNDED[fn](*(np.asarray(a, np.float64) for a in args))).astype(target)
 
 
-def _cast(x: np.ndarray, dtype: DType) -> np.ndarray:
-    if dtype == BOOL:
-        return x != 0
-    # Out-of-range floats have no defined integer; bfloat16 & co. only convert through float32.
-    return np.asarray(x).astype(dtype.numpy())
+def _saturate(x: np.ndarray, target: np.dtype[Any]) -> np.ndarray:
+    least, most = np.iinfo(target).min, np.iinfo(target).max
+    return np.where(np.isnan(x), least, np.clip(np.rint(x), least, most)).astype(target)
 
 
 def _divide(x: np.ndarray, y: np.ndarray) -> np.ndarray:

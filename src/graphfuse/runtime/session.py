@@ -348,8 +348,25 @@ class Binding:
 
 
 def dtype_of(name: str) -> np.dtype[Any]:
-    """NumPy's dtype for a name in a manifest; bfloat16 comes from ml_dtypes."""
-    return np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else name)
+    """NumPy's dtype for a name in a manifest; bfloat16 and what is narrower than 16 bits come from ml_dtypes."""
+    return np.dtype(getattr(ml_dtypes, name, name))
+
+
+def _is_measured(tensor: Tensor, manifest: Manifest) -> bool:
+    names = {*manifest.measured}
+    return any(isinstance(dim, str) and names & {*symbols_of(dim)} for dim in tensor.shape)
+
+
+def _copied(address: int | None, shape: Shape, dtype: np.dtype[Any], name: str) -> Array:
+    """The array of that shape at an address, as one of its own. Raises InputError where it does not fit in memory."""
+    count = math.prod(shape)
+    try:
+        array = np.empty(shape, dtype)
+    except (MemoryError, ValueError) as error:
+        raise InputError(f"there is no memory for a result of shape {shape}", where=f"output {name!r}") from error
+    if count and address:
+        ctypes.memmove(array.ctypes.data, address, count * dtype.itemsize)
+    return array
 
 
 def _check_output(name: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -> None:

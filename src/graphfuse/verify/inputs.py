@@ -112,10 +112,10 @@ def _values(
 ) -> Array:
     if tensor.dtype == "bool":
         return generator.integers(0, 2, shape).astype(bool)
-    dtype = np.dtype(ml_dtypes.bfloat16 if tensor.dtype == "bfloat16" else tensor.dtype)
+    dtype = np.dtype(getattr(ml_dtypes, tensor.dtype, tensor.dtype))
     if "float" in tensor.dtype:
         return (generator.random(shape) if positive else generator.standard_normal(shape)).astype(dtype)
-    if tensor.dtype == "uint8":
+    if tensor.dtype in ("uint8", "int4", "uint4", "int2", "uint2"):
         return generator.integers(0, 256, shape).astype(dtype)
     limits = integer_range(model, tensor.name)
     return generator.integers(limits.low, limits.high, shape).astype(dtype)
