@@ -83,17 +83,20 @@ class Elements:
             inner, guard = t.prim.at(index)
             guard = None if guard is None else self._resolve(guard)
             inner = tuple(self._resolve(e) for e in inner)
-            value = self.element(t.args[0], inner)
-            if guard is None:
-                return value
-            if not isinstance(value, Load) or value.guard is not None:
-                raise Misaligned(f"{t} guards a computed value")
-            return Load(value.tensor, value.index, guard, t.prim.fill)
+            return self._guarded(Load(t.args[0], inner, guard, t.prim.fill))
         raise Misaligned(f"{t} cannot be computed element by element")
 
     def _resolve(self, e: Expr) -> Expr:
         """Loads inside an index (gather indices) may be of tensors computed in this region."""
-        return resolve_loads(e, lambda x: self.element(x.tensor, x.index))
+        return resolve_loads(e, self._guarded)
+
+    def _guarded(self, x: Load) -> Expr:
+        value = self.element(x.tensor, x.index)
+        if x.guard is None:
+            return value
+        if not isinstance(value, Load) or value.guard is not None:
+            raise Misaligned(f"{x.tensor} is guarded, and a computed value")
+        return Load(value.tensor, value.index, x.guard, x.fill)
 
 
 def is_aligned(members: Sequence[Tensor], space: Sequence[Dim]) -> bool:
@@ -113,7 +116,8 @@ def resolve_loads(e: Expr, function: Callable[[Load], Expr]) -> Expr:
     replace: dict[Expr, Expr] = {}
     for x in loads_of([e]):
         index = tuple(substitute(i, replace) for i in x.index)
-        replace[x] = function(Load(x.tensor, index, x.guard, x.fill))
+        guard, fill = (None if part is None else substitute(part, replace) for part in (x.guard, x.fill))
+        replace[x] = function(Load(x.tensor, index, guard, fill))
     return substitute(e, replace)
 
 
