@@ -17,6 +17,7 @@ from graphfuse.graph.bodies import graphs
 from graphfuse.graph.origins import all_nodes, check_origins, origins, set_origins
 from graphfuse.importers.checks import check_opset, check_tensors, check_text, read_proto
 from graphfuse.importers.common import Imported
+from graphfuse.importers.functions import expand_functions
 from graphfuse.importers.opset import convert_opset
 from graphfuse.importers.shapes import infer_or_refuse, name_dims, unknown_values
 from graphfuse.ledger import Ledger
@@ -28,7 +29,7 @@ _NAME_KEY = "graphfuse.name"
 
 
 def import_onnx(path: str | os.PathLike[str]) -> Imported:
-    """Read an ONNX file of opset 7 or later; weights stay memory-mapped where they are external data.
+    """Read an ONNX file; weights stay memory-mapped where they are external data.
 
     Every node of the user's graph, those in control-flow bodies and in the model's functions included, is registered
     in the ledger under its own name, or `<OpType>_<index in file order>` where it has none.
@@ -92,6 +93,9 @@ def _import(model: ir.Model, where: str) -> Imported:
     _lift_constants(model, ledger)
     name_dims(model, ledger)
     infer_or_refuse(model, where)
+    while expand_functions(model):
+        _lift_constants(model, ledger)
+        infer_or_refuse(model, where)
     check_origins(model, ledger, "import")
     return Imported(model, ledger, unknown_values(model))
 

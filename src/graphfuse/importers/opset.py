@@ -23,8 +23,9 @@ _CONVERTER_PREFIX = "_v_"
 
 
 def convert_opset(model: ir.Model, where: str) -> ir.Model:
-    """The same model at OPSET. Its nodes must be named, its constants be initializers.
+    """The same model at OPSET, or at its own where that is later.
 
+    Its nodes must be named, its constants be initializers.
     Origins stay with the nodes; where the converter replaces a node by several, the one that makes the node's first
     output carries its origins. `where` names the file in errors.
     Raises ModelFileError: the file is not valid ONNX; UnsupportedModelError: nodes that cannot be converted.
@@ -32,12 +33,14 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
     version = model.opset_imports[""]
     _refuse_unknown_ops(model, version, where)
     _read_small_external(model.graph)
-    if version == OPSET:
+    if version >= OPSET:  # later opsets add operators, attributes and element types, and mean by the old ones the same
         _check(_light_proto(model), where)
         return model
     _refuse_unconvertible(model, version, where)
     borders = [[value.name for value in values] for values in (model.graph.inputs, model.graph.outputs)]
     _free_prefix(model)
+    if version < 7:
+        _align_slopes(model)
     by_name = {node.name: origins(node) for node in all_nodes(model.graph)}
     by_output = {node.outputs[0].name: origins(node) for node in all_nodes(model.graph) if node.outputs}
     defaults = {node.outputs[0].name: _old_defaults(node, version) for node in all_nodes(model.graph) if node.outputs}
@@ -69,6 +72,27 @@ def _old_defaults(node: ir.Node, version: int) -> dict[str, str]:
     if version < 16 and node.domain == "" and node.op_type == "RoiAlign":
         return {"coordinate_transformation_mode": "output_half_pixel"}
     return {}
+
+
+def _align_slopes(model: ir.Model) -> None:
+    """Up to opset 6 PRelu has a slope for each channel, which later opsets would meet with the last axis."""
+    inferred = onnx.shape_inference.infer_shapes(_with_output_shapes(_light_proto(model), present=False))
+    graph = inferred.graph
+    ranks = {v.name: len(v.type.tensor_type.shape.dim) for v in (*graph.value_info, *graph.input, *graph.output)}
+    ranks |= {t.name: len(t.dims) for t in graph.initializer}
+    for node in list(all_nodes(model.graph)):
+        if node.op_type != "PRelu" or node.domain != "" or node.graph is None:
+            continue
+        x, slope = node.inputs
+        if x is None or slope is None:
+            continue
+        rank = ranks.get(x.name, 0)
+        if rank <= 2 or ranks.get(slope.name, 1) != 1:
+            continue
+        aligned = ir.node("Unsqueeze", [slope], {"axes": list(range(1, rank - 1))}, name=f"{node.name}/slope")
+        aligned.outputs[0].name = f"{node.outputs[0].name}/slope"
+        node.graph.insert_before(node, [aligned])
+        node.replace_input_with(1, aligned.outputs[0])
 
 
 def _refuse_unknown_ops(model: ir.Model, version: int, where: str) -> None:
