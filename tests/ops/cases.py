@@ -59,9 +59,19 @@ def case_of(op: Op, sample: Sample, number: int) -> Case:
         [onnx.ValueInfoProto(name=name) for name in outputs],
         [numpy_helper.from_array(x, name) for name, x in given.items() if name in known],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    opsets = [helper.make_opsetid("", _opset(op))]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     inputs = {name: x for name, x in given.items() if name not in known}
     return Case(f"{op.name}-{number}", _with_output_types(model), inputs, sample)
+
+
+def _opset(op: Op) -> int:
+    """OPSET, or the one that brought the op where that is later."""
+    try:
+        onnx.defs.get_schema(op.name, OPSET, op.domain)
+        return OPSET
+    except onnx.defs.SchemaError:
+        return onnx.defs.get_schema(op.name).since_version if onnx.defs.has(op.name) else OPSET
 
 
 def _value_info(name: str, x: np.ndarray) -> onnx.ValueInfoProto:

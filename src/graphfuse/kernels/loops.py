@@ -154,9 +154,12 @@ class _Nest:
         for k in range(len(phase.rows) - 1, -1, -1):
             var, n = phase.rows[k]
             self.bounds.enter(var, Const(0, var.dtype), extent(n))
+            if k == 0:
+                self.locals[var] = w.let("int64_t", rest, var.name + "_")
+                continue
             size = self.fn.dim(n)
-            self.locals[var] = w.let("int64_t", f"{rest} % {size}" if k else rest, var.name + "_")
-            rest = w.let("int64_t", f"{rest} / {size}", "rest") if k else rest
+            self.locals[var] = w.let("int64_t", f"{rest} % {size}", var.name + "_")
+            rest = w.let("int64_t", f"{rest} / {size}", "rest")
         for var, _ in phase.rows:
             w.line(f"(void){self.locals[var]};")
 

@@ -75,9 +75,6 @@ def scatter_elements(node: OpNode) -> Tensor:
     return b.tensors()[0]
 
 
-op("Scatter")(scatter_elements)  # its older name
-
-
 def _nd_samples() -> list[Sample]:
     x, some = floats(5, 3, 7), ints(6, 2, low=-3, high=3, dtype=np.int64)
     apart = np.array([[0, 1], [2, -1], [-1, 0]], np.int64)
