@@ -17,6 +17,7 @@ from graphfuse.graph.bodies import graphs
 from graphfuse.graph.origins import all_nodes, check_origins, origins, set_origins
 from graphfuse.importers.checks import check_opset, check_tensors, check_text, read_proto
 from graphfuse.importers.common import Imported
+from graphfuse.importers.containers import own_results, take_optional_inputs
 from graphfuse.importers.functions import expand_functions
 from graphfuse.importers.opset import convert_opset
 from graphfuse.importers.shapes import infer_or_refuse, name_dims, unknown_values
@@ -91,6 +92,8 @@ def _import(model: ir.Model, where: str) -> Imported:
     model = convert_opset(model, where)
     model.ir_version = _IR_VERSION
     _lift_constants(model, ledger)
+    own_results(model)
+    take_optional_inputs(model, where, ledger)
     name_dims(model, ledger)
     infer_or_refuse(model, where)
     while expand_functions(model):

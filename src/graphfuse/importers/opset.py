@@ -219,7 +219,7 @@ def _with_output_shapes(proto: onnx.ModelProto, *, present: bool) -> onnx.ModelP
     copy.CopyFrom(proto)
     graphs = [copy.graph]
     for graph in graphs:
-        for output in graph.output:
+        for output in (v for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type")):
             output.type.tensor_type.ClearField("shape")
             if present:
                 output.type.tensor_type.shape.SetInParent()

@@ -21,6 +21,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.graph.dims import Dim, is_static, product, shape_of
+from graphfuse.graph.dtypes import F32, NARROW
+from graphfuse.ops import narrow
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.measured import Measures, Source
 from graphfuse.ops.samples import Sample
@@ -56,7 +58,10 @@ class OpNode:
         if value is None:
             return None
         tensor = ir.convenience.get_const_tensor(value)
-        return None if tensor is None else tensor.numpy()
+        if tensor is None:
+            return None
+        wide = tensor.dtype in NARROW and narrow.computes(self.node)
+        return tensor.numpy().astype(np.float32) if wide else tensor.numpy()
 
     def required_constant(self, k: int, what: str) -> np.ndarray:
         value = self.constant(k)
@@ -112,7 +117,7 @@ class OpNode:
         dtype = self.node.outputs[k].dtype
         if dtype is None:
             raise NotSupported("the output's element type is unknown")
-        return dtype
+        return F32 if dtype in NARROW and narrow.computes(self.node) else dtype
 
 
 Samples = Callable[[], Sequence[Sample]]
@@ -130,6 +135,7 @@ class Op:
 
 
 _OPS: dict[tuple[str, str], Op] = {}
+_OF_SEQUENCES = ("SplitToSequence", "ConcatFromSequence")
 
 
 def op(name: str, *, domain: str = "", samples: Samples = lambda: ()) -> Callable[[Lowering], Lowering]:
@@ -171,6 +177,8 @@ def find(node: ir.Node) -> Op | None:
 
 def missing(node: ir.Node) -> str:
     """The reason shown for a node that has no op."""
+    if not node.domain and (node.op_type.startswith(("Sequence", "Optional")) or node.op_type in _OF_SEQUENCES):
+        return "what its sequence or optional holds is not known at compile time"
     return f"there is no {node.domain + '.' if node.domain else ''}{node.op_type} op"
 
 
@@ -181,17 +189,18 @@ def all_ops() -> list[Op]:
 
 
 def lower(
-    node: ir.Node, inputs: Sequence[Tensor | None], measures: Measures | None = None
+    node: ir.Node, inputs: Sequence[Tensor | None], measures: Measures | None = None, strict: bool = False
 ) -> list[Tensor | None]:
     """The outputs of a node as tensors over its inputs. Raises NotSupported with the reason.
 
     measures: takes the sizes that depend on data; those of one model are kept together.
+    strict: narrow floats are rounded behind every node, see `ops/narrow.py`.
     """
     found = find(node)
     if found is None:
         raise NotSupported(missing(node))
-    result = found.lower(OpNode(node, inputs, Measures() if measures is None else measures))
-    outputs: list[Tensor | None] = [result] if isinstance(result, Tensor) else list(result)
+    result = found.lower(OpNode(node, narrow.operands(node, inputs), Measures() if measures is None else measures))
+    outputs = narrow.results(node, [result] if isinstance(result, Tensor) else list(result), strict)
     for value, tensor in zip(node.outputs, outputs, strict=False):
         if tensor is not None and tensor.value is None:
             tensor.value = value
