@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from graphfuse.codegen.vector import call_text, literal
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dtypes import BOOL, I64, DType, c_type, is_float, is_integer, item_bytes, suffix
+from graphfuse.graph.dtypes import BOOL, I64, U32, U64, DType, c_type, is_float, is_integer, item_bytes, suffix
 from graphfuse.ops.expr import Call, Const, Expr, Load, children
 
 _WRAPPING = {"add": "+", "sub": "-", "mul": "*"}
@@ -124,6 +124,8 @@ class Scalars:
 
 
 def _constant(e: Const) -> str:
+    if e.dtype in (U32, U64):
+        return f"UINT{8 * item_bytes(e.dtype)}_C({int(e.value)})"
     text = literal(e)
     return f"({text})" if text.startswith("-") else text
 

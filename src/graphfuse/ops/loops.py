@@ -386,11 +386,14 @@ def both(*conditions: Expr) -> Expr:
     return result
 
 
+def either(*conditions: Expr) -> Expr:
+    """Any of them; those behind a true one are not looked at."""
+    result = conditions[0]
+    for c in conditions[1:]:
+        result = Call("or", (result, c), BOOL)
+    return result
+
+
 def negated(condition: Expr) -> Expr:
     """Not so."""
     return Call("not", (condition,), BOOL)
-
-
-def shifted(e: Expr, bits: int) -> Expr:
-    """An unsigned number shifted right."""
-    return E.binary("shr", e, bits)

@@ -10,7 +10,7 @@ from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import BOOL, F32, F64, I32, I64, U32, U64, DType, is_float, item_bytes
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Call, Const, Expr, lift
-from graphfuse.ops.loops import Builder, at, both, shifted
+from graphfuse.ops.loops import Builder, at, both
 from graphfuse.ops.tensor import Tensor, size
 
 _FEW = 32  # up to so many insertion is faster
@@ -92,33 +92,33 @@ class Sorter:
         with b.loop(0, n) as i:
             b.assign(differing, E.binary("bitor", differing, E.binary("bitxor", at(self.keys, i), first)))
         here, there = (self.keys, self.order), (self._spare_keys, self._spare_order)
-        for shift in range(0, 8 * item_bytes(self.keys.dtype), 2 * _DIGIT):
-            mask = ((1 << 2 * _DIGIT) - 1) << shift
-            with b.when(E.compare("ne", E.binary("bitand", differing, mask), 0)):
+        with b.loop(0, 4 * item_bytes(first.dtype) // _DIGIT) as pair:
+            shift = b.let(E.cast(pair * (2 * _DIGIT), first.dtype))
+            with b.when(E.compare("ne", _bits(differing, shift, 2 * _DIGIT), 0)):
                 self._pass(here, there, shift, n)
-                self._pass(there, here, shift + _DIGIT, n)
+                self._pass(there, here, b.let(shift + _DIGIT), n)
 
-    def _pass(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor], shift: int, n: Expr) -> None:
+    def _pass(self, source: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor], shift: Expr, n: Expr) -> None:
+        """Move the first n pairs to where the digits at `shift` put them."""
         b, starts, digits = self._b, self._starts, 1 << _DIGIT
-
-        def digit(key: Expr) -> Expr:
-            shifted_key = shifted(key, shift) if shift else key
-            return E.cast(E.binary("bitand", shifted_key, digits - 1), I64)
-
         with b.loop(0, digits) as d:
             b.store(starts, (d,), 0)
         with b.loop(0, n) as i:
-            place = b.let(digit(at(source[0], i)))
-            b.store(starts, (place,), at(starts, place) + 1)
-        sum_ = b.variable(Const(0, I64))
+            digit = b.let(E.cast(_bits(at(source[0], i), shift, _DIGIT), I64))
+            b.store(starts, (digit,), at(starts, digit) + 1)
+        before = b.variable(Const(0, I64))
         with b.loop(0, digits) as d:
             count = b.let(at(starts, d))
-            b.store(starts, (d,), sum_)
-            b.assign(sum_, sum_ + count)
+            b.store(starts, (d,), before)
+            b.assign(before, before + count)
         with b.loop(0, n) as i:
             key = b.let(at(source[0], i))
-            d = b.let(digit(key))
-            place = b.let(at(starts, d))
+            digit = b.let(E.cast(_bits(key, shift, _DIGIT), I64))
+            place = b.let(at(starts, digit))
             b.store(target[0], (place,), key)
             b.store(target[1], (place,), at(source[1], i))
-            b.store(starts, (d,), place + 1)
+            b.store(starts, (digit,), place + 1)
+
+
+def _bits(key: Expr, shift: Expr, count: int) -> Expr:
+    return E.binary("bitand", E.binary("shr", key, shift), (1 << count) - 1)
