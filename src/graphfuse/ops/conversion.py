@@ -38,8 +38,8 @@ def _truncate(x: np.ndarray, target: np.dtype[Any]) -> np.ndarray:
 
 
 def _float_of(x: np.ndarray) -> np.ndarray:
-    """Integers in float64; of those that it cannot hold the bits that are lost leave a mark in the last one that is not,
-    so that rounding further is as if they were there.
+    """Integers in float64. Bits that it cannot hold set the last one that it can: rounded further, the result is the
+    one that rounding once gives.
     """
     if x.itemsize < 8:
         return x.astype(np.float64)

@@ -15,7 +15,7 @@ primitives, never op names:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +40,7 @@ class Tensor:
     prim: Prim | None = None
     value: ir.Value | None = None
     outer: Tensor | None = None
+    wide: Tensor | None = field(default=None, repr=False)  # the same in float32, once it is asked for: ops/narrow.py
 
     @property
     def rank(self) -> int:
