@@ -80,6 +80,8 @@ def _make_call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, name: s
     for key, attribute in defaults.items():
         if key not in node.attributes and attribute.default_value.type:
             node.attributes[key] = ir.serde.deserialize_attribute(attribute.default_value)
+    for key in [a.name for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]:
+        del node.attributes[key]  # a function that depends on one has it in its body already
     node.domain, node.op_type = _DOMAIN, name
     model.functions[function.identifier()] = function
 

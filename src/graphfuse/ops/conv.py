@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from graphfuse.graph.dims import Dim, is_static
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, sample
-from graphfuse.ops.tensor import Tensor, contract, map_, reshape
+from graphfuse.ops.tensor import Tensor, Window, contract, map_, reshape
+from graphfuse.ops.unfold import is_unpackable, unfolded
 from graphfuse.ops.windows import sliding, transposed
 
 
-def _kernel(node: OpNode, x: Tensor, w: Tensor) -> tuple[int, ...]:
+def kernel_of(node: OpNode, x: Tensor, w: Tensor) -> tuple[int, ...]:
     if x.rank < 3 or w.rank != x.rank:
         raise NotSupported(f"an input of rank {x.rank} with a kernel of rank {w.rank}")
     if not is_static(*w.shape):
@@ -38,6 +39,12 @@ def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
     return map_(lambda v, b: v + b, y, reshape(bias, shape))
 
 
+def _product(kind: str, x: Tensor, w: Tensor, shape: Sequence[Dim], window: Window) -> Tensor:
+    if is_unpackable(w, window, kind):
+        return unfolded(kind, x, w, shape, window)
+    return contract(kind, (x, w), shape, window)
+
+
 def _conv_samples() -> list[Sample]:
     image = floats(2, 4, 13, 17)
     w33, w22 = floats(6, 4, 3, 3, seed=1), floats(3, 4, 2, 2, seed=1)
@@ -51,7 +58,9 @@ def _conv_samples() -> list[Sample]:
         sample(image, w22, constants=[1], auto_pad="SAME_UPPER"),
         sample(image, w22, constants=[1], auto_pad="SAME_LOWER", strides=[2, 3]),
         sample(image, floats(5, 4, 1, 1, seed=4), floats(5), constants=[1, 2]),
-        sample(image, w33, floats(6), symbolic=False),  # weights from outside
+        sample(image, w33, floats(6), pads=[1, 0, 2, 1], symbolic=False),  # weights from outside
+        sample(image, floats(6, 2, 3, 1), group=2, strides=[2, 1], dilations=[1, 2], symbolic=False),
+        sample(floats(1, 2, 5, 6, 7), floats(3, 2, 2, 3, 3, seed=1), floats(3), strides=[1, 2, 1], symbolic=False),
         sample(floats(1, 3, 17), floats(2, 3, 5, seed=1), constants=[1], pads=[2, 2]),
         sample(floats(1, 2, 5, 6, 7), floats(3, 2, 2, 3, 3, seed=1), floats(3), constants=[1, 2], strides=[1, 2, 1]),
         sample(floats(0, 4, 5, 5), w33, constants=[1]),
@@ -64,13 +73,13 @@ def _conv_samples() -> list[Sample]:
 @op("Conv", samples=_conv_samples)
 def conv(node: OpNode) -> Tensor:
     x, w = node.input(0), node.input(1)
-    kernel, groups = _kernel(node, x, w), node.attr("group", 1)
+    kernel, groups = kernel_of(node, x, w), node.attr("group", 1)
     channels, outputs = int(w.shape[1]) * groups, int(w.shape[0])
     _check_channels(x, channels)
     if outputs % groups:
         raise NotSupported(f"{outputs} output channels do not divide into {groups} groups")
     window, out = sliding(node, x.shape[2:], kernel, groups)
-    return _with_bias(contract("conv", (x, w), (x.shape[0], outputs, *out), window), node.optional(2))
+    return _with_bias(_product("conv", x, w, (x.shape[0], outputs, *out), window), node.optional(2))
 
 
 def _conv_transpose_samples() -> list[Sample]:
@@ -90,16 +99,18 @@ def _conv_transpose_samples() -> list[Sample]:
         sample(image, w33, constants=[1], strides=[2, 2], auto_pad="VALID"),
         sample(floats(1, 3, 17), floats(3, 2, 5, seed=1), floats(2), constants=[1, 2], strides=[3]),
         sample(floats(1, 2, 3, 4, 5), floats(2, 3, 2, 3, 3, seed=1), constants=[1], strides=[2, 1, 2]),
+        sample(image, w33, floats(3), strides=[3, 2], pads=[0, 1, 2, 1], dilations=[2, 1], symbolic=False),
+        sample(image, floats(4, 2, 3, 3, seed=1), group=2, strides=[2, 2], symbolic=False),
     ]
 
 
 @op("ConvTranspose", samples=_conv_transpose_samples)
 def conv_transpose(node: OpNode) -> Tensor:
     x, w = node.input(0), node.input(1)
-    kernel, groups = _kernel(node, x, w), node.attr("group", 1)
+    kernel, groups = kernel_of(node, x, w), node.attr("group", 1)
     channels, outputs = int(w.shape[0]), int(w.shape[1]) * groups
     _check_channels(x, channels)
     if channels % groups:
         raise NotSupported(f"{channels} input channels do not divide into {groups} groups")
     window, out = transposed(node, x.shape[2:], kernel, groups)
-    return _with_bias(contract("conv_transpose", (x, w), (x.shape[0], outputs, *out), window), node.optional(2))
+    return _with_bias(_product("conv_transpose", x, w, (x.shape[0], outputs, *out), window), node.optional(2))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from graphfuse.graph.dims import is_static
 from graphfuse.ops import expr as E
 from graphfuse.ops.arithmetic import constant_power
-from graphfuse.ops.expr import Const
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, ints, sample, special
-from graphfuse.ops.tensor import Tensor, contract, count, generate, map_, reduce, size
+from graphfuse.ops.tensor import Tensor, constant, contract, count, map_, reduce, size
 from graphfuse.ops.windows import sliding
 
 
@@ -90,7 +91,7 @@ def lp_pool(node: OpNode) -> Tensor:
         raise NotSupported("the number of channels must be known at compile time")
     channels, kernel = int(x.shape[1]), _kernel(node, x)
     window, out = sliding(node, x.shape[2:], kernel, groups=channels)
-    ones = generate((channels, 1, *kernel), lambda _: Const(1.0, x.dtype))
+    ones = constant(np.ones((channels, 1, *kernel), x.dtype.numpy()), "ones")
     powers = map_(lambda v: constant_power(E.unary("abs", v), p), x)
     total = contract("conv", (powers, ones), (*x.shape[:2], *out), window)
     return map_(lambda v: constant_power(v, 1 / p), total)
