@@ -117,7 +117,8 @@ def _disabled(job: Job) -> frozenset[str]:
 
 
 def fuse_model(job: Job, model: ir.Model) -> Fusion:
-    return fuse(lower_graph(model.graph, str(job.path), job.dims))
+    strict = job.options.numerics == "strict"
+    return fuse(lower_graph(model.graph, str(job.path), job.dims, strict))
 
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:

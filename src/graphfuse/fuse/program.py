@@ -34,6 +34,7 @@ class Program:
     position: dict[Tensor, int] = field(default_factory=dict)
     consumers: dict[Tensor, list[Tensor]] = field(default_factory=dict)
     given: Mapping[str, int] = field(default_factory=dict)  # what the user says that sizes mostly are
+    strict: bool = False  # narrow floats are rounded behind every node
 
     @property
     def one_item(self) -> dict[str, int]:
@@ -64,9 +65,14 @@ class Program:
         return (tensor.value.name or "?") if tensor.value is not None else "?"
 
 
-def lower_graph(graph: ir.Graph, where: str = "", given: Mapping[str, int] | None = None) -> Program:
-    """Lower every node. Raises UnsupportedModelError listing every node that can't be, with its reason."""
-    program = Program(graph, given=given or {})
+def lower_graph(
+    graph: ir.Graph, where: str = "", given: Mapping[str, int] | None = None, strict: bool = False
+) -> Program:
+    """Lower every node. Raises UnsupportedModelError listing every node that can't be, with its reason.
+
+    strict: narrow floats are rounded behind every node, see `ops/narrow.py`.
+    """
+    program = Program(graph, given=given or {}, strict=strict)
     unsupported: list[tuple[str, str, str]] = []
     for value in graph.inputs:
         _add_leaf(program, value, unsupported)
@@ -113,7 +119,7 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, st
             return
         inputs.append(None if operand is None else program.of_value[operand])
     try:
-        outputs = lower(node, inputs)
+        outputs = lower(node, inputs, strict=program.strict)
         _check_types(node, outputs)
     except NotSupported as reason:
         unsupported.append((node.op_type, label(node), str(reason)))
