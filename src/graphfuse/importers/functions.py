@@ -29,7 +29,7 @@ def expand_functions(model: ir.Model) -> bool:
     calls = [(node, body) for node, body in bodies if body is not None]
     if not calls:
         return False
-    owners = {_result(node): origins(node) for node, _ in calls}
+    owners = {_result(node): (*origins(node), *_of_bodies(node)) for node, _ in calls}
     known = set(all_nodes(model.graph)).difference(node for node, _ in calls)
     for number, (node, body) in enumerate(calls):
         _make_call(model, node, body, f"{node.op_type}_{number}")
@@ -84,6 +84,12 @@ def _make_call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, name: s
         del node.attributes[key]  # a function that depends on one has it in its body already
     node.domain, node.op_type = _DOMAIN, name
     model.functions[function.identifier()] = function
+
+
+def _of_bodies(node: ir.Node) -> tuple[str, ...]:
+    """What the nodes in a node's own graphs stand for: the function has those graphs within it."""
+    graphs = [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+    return tuple(name for graph in graphs for inner in all_nodes(graph) for name in origins(inner))
 
 
 def _result(node: ir.Node) -> str:

@@ -31,9 +31,9 @@ def unfolded(kind: str, x: Tensor, w: Tensor, out: Sequence[Dim], window: Window
     per_group = int(w.shape[1]) if kind == "conv" else int(w.shape[0]) // groups
     outputs = int(out[1])  # type: ignore[arg-type]  # Conv's own weights are static
 
-    def places(i: Sequence[Expr]) -> list[tuple[Expr, Expr | None]]:
+    def places(i: Sequence[Expr]) -> list[tuple[Expr, Expr]]:
         """For each spatial axis the input position of a tap of an output, and whether it is one."""
-        spots = []
+        spots: list[tuple[Expr, Expr]] = []
         for k in range(rank):
             tap, o = i[3 + k] * window.dilations[k], i[3 + rank + k]
             if kind == "conv":
@@ -49,10 +49,9 @@ def unfolded(kind: str, x: Tensor, w: Tensor, out: Sequence[Dim], window: Window
         return (i[0], i[1] * per_group + i[2], *(at for at, _ in places(i)))
 
     def guard(i: Sequence[Expr]) -> Expr | None:
-        conditions = [inside for _, inside in places(i) if inside is not None]
-        total = conditions[0]
-        for condition in conditions[1:]:
-            total = E.logical("and", total, condition)
+        total, *rest = (inside for _, inside in places(i))
+        for inside in rest:
+            total = E.logical("and", total, inside)
         return total
 
     spread = (out[0], groups, per_group, *window.kernel, *out[2:])
