@@ -208,10 +208,12 @@ def trips(node: ir.Node) -> int | None:
         return None
     if node.inputs[1] is not None and truth(node.inputs[1]) is False:
         return 0
-    count = behind_identities(node.inputs[0])
-    if count is None or count.const_value is None or count.const_value.size != 1:
-        return None
-    number = max(0, int(count.const_value.numpy().reshape(())))
+    most = behind_identities(node.inputs[0])
+    known = most is not None and most.const_value is not None and most.const_value.size == 1
+    number = max(0, int(most.const_value.numpy().reshape(()))) if known else None  # type: ignore[union-attr]
+    starts = node.inputs[1] is None or truth(node.inputs[1]) is True
+    if starts and truth(body_of(node).outputs[0]) is False:
+        return 1 if number is None and node.inputs[0] is None else None if number is None else min(1, number)
     return number if number == 0 or runs_to_the_end(node) else None
 
 
@@ -252,7 +254,7 @@ def supersede(node: ir.Node, results: Sequence[ir.Value | None]) -> None:
         name, is_result = old.name, old.is_graph_output()
         maker = new.producer()
         if is_result and (new.is_graph_output() or maker is None or maker.graph is not graph):
-            copy = ir.node("Identity", [new], name=f"{node.name}.copy")
+            copy = ir.node("Identity", [new], name=f"{node.name}.{name}")
             copy.outputs[0].shape, copy.outputs[0].type = new.shape, new.type
             graph.insert_before(node, copy)
             new = copy.outputs[0]

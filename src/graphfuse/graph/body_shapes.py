@@ -95,7 +95,7 @@ def _loop(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     _give_counters(node)
     _settle(ctx, body, pairs, {})
     _state_results(ctx, pairs)
-    stacked = list(zip(node.outputs[len(pairs) :], body.outputs[1 + len(pairs) :], strict=True))
+    stacked = list(zip(node.outputs[len(pairs) :], body.outputs[1 + len(pairs) :], strict=False))
     trips = _trips(ctx, node, _old(stacked[0][0], 0)) if stacked else 0
     for result, end in stacked:
         shape = None if end.shape is None else ir.Shape([trips, *end.shape])
@@ -131,7 +131,7 @@ def _scan(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     _state_results(ctx, pairs)
     length = next((d for d in lengths if isinstance(d, int)), lengths[0] if lengths else ctx.new_symbolic_dim())
     axes = scan_facts(node).output_axes  # known now that the body's results are
-    for result, end, axis in zip(node.outputs[len(pairs) :], body.outputs[len(pairs) :], axes, strict=True):
+    for result, end, axis in zip(node.outputs[len(pairs) :], body.outputs[len(pairs) :], axes, strict=False):
         dims = None if end.shape is None or axis is None else list(end.shape)
         if dims is not None and axis is not None:
             dims.insert(axis, length)

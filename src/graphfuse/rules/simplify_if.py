@@ -73,7 +73,7 @@ def _squeezed(node: ir.Node) -> str | None:
 def _inline(node: ir.Node, taken: bool, why: str, ledger: Ledger) -> None:
     branches = [node.attributes[name].as_graph() for name in ("else_branch", "then_branch")]
     results = splice(node, branches[taken])
-    supersede(node, results)
+    supersede(node, results[: len(node.outputs)])
     ledger.settle(origins(node), "removed", by="simplify_if", reason=why)
     never = f"its branch of {label(node)} never runs: {why}"
     for gone in empty(branches[not taken]):
