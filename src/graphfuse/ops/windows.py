@@ -22,7 +22,8 @@ def _extent(kernel: int, dilation: int) -> int:
     return (kernel - 1) * dilation + 1
 
 
-def _explicit_pads(node: OpNode, rank: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+def explicit_pads(node: OpNode, rank: int) -> tuple[tuple[Dim, ...], tuple[Dim, ...]]:
+    """The attribute pads: ahead of each spatial axis, and behind."""
     pads = tuple(node.attr("pads", None) or (0,) * (2 * rank))
     if len(pads) != 2 * rank:
         raise NotSupported(f"pads = {list(pads)} has not two values for each of {rank} spatial axes")
@@ -57,7 +58,7 @@ def sliding(
         ]
         before, after = tuple(p[0] for p in pads), tuple(p[1] for p in pads)
     else:
-        before, after = _explicit_pads(node, rank) if mode == "NOTSET" else ((0,) * rank, (0,) * rank)
+        before, after = explicit_pads(node, rank) if mode == "NOTSET" else ((0,) * rank, (0,) * rank)
         ceil = bool(node.attr("ceil_mode", 0))
         out = tuple(
             _out_size(n, b, a, s, e, ceil)
@@ -100,6 +101,6 @@ def transposed(
         pads = [_halves(total, mode != "SAME_UPPER") for total in cut]
         before, after = tuple(p[0] for p in pads), tuple(p[1] for p in pads)
     else:
-        before, after = _explicit_pads(node, rank) if mode == "NOTSET" else ((0,) * rank, (0,) * rank)
+        before, after = explicit_pads(node, rank) if mode == "NOTSET" else ((0,) * rank, (0,) * rank)
         out = tuple(D.add(f, D.mul(-1, D.add(b, a))) for f, b, a in zip(full, before, after, strict=True))
     return Window(tuple(kernel), strides, dilations, before, after, groups), out
