@@ -23,7 +23,6 @@ from ops.test_ops import assert_close
 # What an op's samples may be refused for: the channels of a convolution lie along the lanes of packed weights.
 REFUSALS = {
     "AveragePool": "number of channels is not known",
-    "Cast": "float16 is not supported",
     "Conv": "number of channels is not known|weights are not known",
     "ConvTranspose": "number of channels is not known|weights are not known",
     "LpPool": "weights are not known",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graphfuse.graph.dims import dim
-from graphfuse.graph.dtypes import F32, I32, I64
+from graphfuse.graph.dtypes import F32, I8, I32, I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const
 from graphfuse.ops.interpret import evaluate
@@ -134,14 +134,14 @@ def test_integer_division_and_shifts(fn: str, x: int, y: int, wanted: int) -> No
 
 def test_every_scalar_function_has_a_meaning() -> None:
     for fn in E.FUNCTIONS:
-        arity = {"select": 3, "cast": 1}.get(fn)
+        arity = {"select": 3, "saturate": 1, "bitcast": 1, **dict.fromkeys(E.CASTS, 1)}.get(fn)
         integral = fn.startswith(("bit", "sh")) or fn in ("floordiv", "floormod", "mod")
         x = np.array([1, 2]) if integral else np.array([0.25, 0.5])
         for n in [arity] if arity else (1, 2):
             args = [x > 0, x, x] if fn == "select" else [x] * n
             try:
                 with np.errstate(invalid="ignore"):
-                    value = apply(fn, args, I64 if integral else F32)
+                    value = apply(fn, args, I8 if fn == "saturate" else I64 if integral else F32)
             except TypeError:
                 continue  # the other arity
             assert value.shape == x.shape, fn
