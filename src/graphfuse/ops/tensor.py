@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.graph.dims import Dim, add, mul, product, same, same_shape
-from graphfuse.graph.dtypes import I64, DType
+from graphfuse.graph.dtypes import I8, I16, I32, I64, U8, U16, DType
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Arg, Const, Expr, Load, Size, Var
 
@@ -414,7 +414,14 @@ def pad(x: Tensor, before: Sequence[Dim], after: Sequence[Dim], fill: Expr) -> T
 
 
 def contract(kind: str, args: Sequence[Tensor], shape: Sequence[Dim], attrs: Any = None) -> Tensor:
-    """A contraction or window fold with the given output shape; the type is that of the first argument."""
+    """A contraction or window fold with the given output shape; the type is that of the first argument.
+
+    Products of integers of 8 and 16 bits are summed up in int32 and then wrap, which comes to the same.
+    """
+    dtype = args[0].dtype
+    if dtype in (I8, U8, I16, U16) and not kind.endswith("pool"):
+        wide = contract(kind, [map_(lambda v: E.cast(v, I32), a) for a in args], shape, attrs)
+        return map_(lambda v: E.cast(v, dtype), wide)
     return Tensor(tuple(shape), args[0].dtype, Contract(tuple(args), kind, attrs))
 
 
