@@ -136,12 +136,16 @@ def _indexed(t: Tensor) -> Iterator[Guard]:
 
 
 def _looped(t: Tensor) -> Iterator[Guard]:
-    """What a loop nest loads at a loop's variable must be as long as the loop."""
+    """What a loop nest loads at a loop's variable must be as long as the loop, or no shorter."""
     assert isinstance(t.prim, Opaque)
-    for load, sizes in t.prim.nest.loads():
+    nest = t.prim.nest
+    for load, sizes in nest.loads():
         for e, size in zip(load.index, load.tensor.shape, strict=True):
-            if e in sizes:
+            if e in sizes and nest.reads_parts:
+                yield Guard(sizes[e], size, f"size {size} must be at least {sizes[e]}", at_most=True)
+            elif e in sizes:
                 yield Guard(sizes[e], size, f"sizes {size} and {sizes[e]} must be equal")
+    yield from (Guard(left, right, message, at_most=True) for left, right, message in nest.limits())
 
 
 def _surely_at_most(left: Dim, right: Dim) -> bool:

@@ -248,12 +248,12 @@ class _Nest:
 
     def store(self, w: Writer, s: Store) -> None:
         place, empty = self.place(s.array, s.index)
-        value = self.scalars.text(s.value)
-        text = f"{self.pointer(s.array)}[{place}] = {value};"
+        if "0" in empty:
+            return
+        text = f"{self.pointer(s.array)}[{place}] = {self.scalars.text(s.value)};"
         for n in empty:
             text = f"if ({n} > 0) {text}"
-        if "0" not in empty:
-            w.line(text)
+        w.line(text)
 
     # ------------------------------------------------------------------ leaves
 

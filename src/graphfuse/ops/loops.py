@@ -121,6 +121,8 @@ class Loops(Nest):
     scratch: tuple[Scratch, ...]
     phases: tuple[Phase, ...]
     work: Dim
+    limited: tuple[tuple[Dim, Dim, str], ...] = ()
+    reads_parts = True
 
     def __post_init__(self) -> None:
         self.results = tuple((a.shape, a.dtype) for a in self.arrays)
@@ -136,8 +138,12 @@ class Loops(Nest):
                 if load.tensor in self.args:
                     yield load, sizes
 
+    def limits(self) -> Iterable[tuple[Dim, Dim, str]]:
+        return self.limited
+
     def sizes(self) -> Iterable[Dim]:
         yield self.work
+        yield from (d for left, right, _ in self.limited for d in (left, right))
         for scratch in self.scratch:
             yield from scratch.array.shape
         for phase in self.phases:
@@ -209,6 +215,11 @@ class Builder:
         self._phases: list[Phase] = []
         self._blocks: list[list[Statement]] = []
         self._names: dict[str, int] = {}
+        self._limits: list[tuple[Dim, Dim, str]] = []
+
+    def at_most(self, left: Dim, right: Dim, message: str) -> None:
+        """A condition on sizes, left <= right; the message says what is wrong where it does not hold."""
+        self._limits.append((left, right, message))
 
     def result(self, shape: Sequence[Dim], dtype: DType, start: Tensor | Const | None = None) -> Tensor:
         """One more result, to be stored to and read from by this nest only."""
@@ -316,6 +327,7 @@ class Builder:
             tuple(self._scratch),
             tuple(self._phases),
             total if work is None else work,
+            tuple(self._limits),
         )
         return [opaque(nest, k) for k in range(len(self._results))]
 

@@ -64,6 +64,9 @@ def scatter_elements(node: OpNode) -> Tensor:
         raise NotSupported("data of rank 0 has no axis")
     axis, combine = node.axis(node.attr("axis", 0), data.rank), _combine(node)
     b = Builder("scatter")
+    for k, (n, d) in enumerate(zip(indices.shape, data.shape, strict=True)):
+        if k != axis:
+            b.at_most(n, d, f"indices of {n} along axis {k} of data of {d}")
     out = b.result(data.shape, data.dtype, start=data)
     # What differs ahead of the axis never meets.
     with b.phase(*indices.shape[:axis]) as outer, b.each(indices.shape[axis:]) as inner:

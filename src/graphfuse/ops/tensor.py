@@ -156,6 +156,8 @@ class Pad(Prim):
 class Contract(Prim):
     """A contraction or a window fold; `kind` and `attrs` say which.
 
+    Products of int8 and uint8 may be summed up in int32, which is then the result's type; the second argument is int8.
+
     - "matmul": args (a[..., M, K], b[..., K, N]), batch dimensions broadcast.
     - "conv": args (x[N, C, *spatial], w[O, C/groups, *kernel]); attrs `Window`.
     - "conv_transpose": args (x[N, C, *spatial], w[C, O/groups, *kernel]); attrs `Window`.
@@ -213,8 +215,15 @@ class Nest:
         """The results in NumPy."""
         raise NotImplementedError
 
+    # Whether an axis may be longer than the loop over it.
+    reads_parts = False
+
     def loads(self) -> Iterable[tuple[Load, Mapping[Expr, Dim]]]:
         """What the expressions load, with the loops' sizes by variable: an axis at a variable has to be as long."""
+        return ()
+
+    def limits(self) -> Iterable[tuple[Dim, Dim, str]]:
+        """Sizes of which the first must be at most the second, and what is said where it is not."""
         return ()
 
     def sizes(self) -> Iterable[Dim]:

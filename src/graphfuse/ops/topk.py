@@ -63,6 +63,7 @@ def select(x: Tensor, k: Dim, axis: int, largest: bool) -> list[Tensor]:
     full = D.add(k, D.maximum(k, _BLOCK))
     room = D.add(full, _BLOCK)
     b = Builder("selection")
+    b.at_most(k, n, f"the best {k} of {n}")
     values, indices = b.result(shape, x.dtype), b.result(shape, I64)
     with b.phase(*others) as r:
 
