@@ -342,6 +342,9 @@ def test_recurrent_states_count_samples_in_the_middle() -> None:
         ("o = OneHot(i, depth, values) y = Cast<to = 1>(o)",
          {"depth": np.array(5), "values": np.array([0, 1])}, (0, 5)),
         ("e = Equal(i, c) y = Cast<to = 1>(e)", {"c": np.arange(257)}, (0, 257)),
+        ("y = If(yes) <then_branch = t () => (float[M] a) { a = Gather(table, i) },"
+         " else_branch = e () => (float[M] b) { j = Cast<to = 7>(i) b = Gather(table, j) }>",
+         {"table": np.zeros((6, 3), np.float32), "yes": np.array(True)}, (0, 6)),
         ("e = Equal(i, c) y = Cast<to = 1>(e)", {"c": np.array(3)}, (0, 10)),
         ("y = Cast<to = 1>(i)", {}, (0, 10)),
     ],

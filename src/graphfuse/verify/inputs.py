@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from graphfuse.artifact.dims import evaluate
 from graphfuse.artifact.manifest import Manifest, Tensor
 from graphfuse.errors import InputError
+from graphfuse.verify.reference import every_graph
 
 Array = np.ndarray[Any, Any]
 
@@ -128,7 +129,7 @@ def _uses(model: onnx.ModelProto, name: str) -> Iterator[tuple[onnx.NodeProto, i
         if not pending:
             return
         value = pending.pop(0)
-        for node in model.graph.node:
+        for node in (node for graph in every_graph(model.graph) for node in graph.node):
             for position, read in enumerate(node.input):
                 if read != value:
                     continue
@@ -166,11 +167,13 @@ def _attribute(node: onnx.NodeProto, name: str) -> int:
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, Array]:
-    """Small constants of the main graph by name; external data is left where it is."""
-    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
-    for node in model.graph.node:
-        if node.op_type == "Constant":
-            tensors += [(node.output[0], attribute.t) for attribute in node.attribute if attribute.name == "value"]
+    """Small constants by name, those of bodies included; external data is left where it is."""
+    tensors = []
+    for graph in every_graph(model.graph):
+        tensors += [(tensor.name, tensor) for tensor in graph.initializer]
+        for node in graph.node:
+            if node.op_type == "Constant":
+                tensors += [(node.output[0], attribute.t) for attribute in node.attribute if attribute.name == "value"]
     return {
         name: numpy_helper.to_array(tensor)
         for name, tensor in tensors

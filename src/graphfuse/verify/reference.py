@@ -88,7 +88,7 @@ def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with float64 wherever it says float32: types, constants, casts, in all its graphs and functions."""
     doubled = onnx.ModelProto()
     doubled.CopyFrom(model)
-    for graph in _graphs(doubled.graph):
+    for graph in every_graph(doubled.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
             if value.type.tensor_type.elem_type == FLOAT:
                 value.type.tensor_type.elem_type = DOUBLE
@@ -102,12 +102,13 @@ def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
     return doubled
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every body inside it."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs) if attribute.g.node or attribute.graphs else ():
-                yield from _graphs(inner)
+                yield from every_graph(inner)
 
 
 def _double_tensor(tensor: onnx.TensorProto) -> None:
@@ -134,7 +135,7 @@ def _double_node(node: onnx.NodeProto) -> None:
 
 def _is_small(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
     parameters = sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
-    slow = any(node.op_type in _SLOW_OPS for graph in _graphs(model.graph) for node in graph.node)
+    slow = any(node.op_type in _SLOW_OPS for graph in every_graph(model.graph) for node in graph.node)
     elements = sum(value.size for value in inputs.values())
     small = len(model.graph.node) <= _MOST_NODES and parameters <= _MOST_PARAMETERS and elements <= _MOST_INPUTS
     return small and not slow
