@@ -11,7 +11,7 @@
 #include "gf_int.h"
 
 /* ---- half precision, by the machine where it can ---- */
-#if defined(__F16C__) && GF_W == 16 && __has_builtin(__builtin_ia32_vcvtps2ph512_mask) && \
+#if defined(__AVX512F__) && GF_W == 16 && __has_builtin(__builtin_ia32_vcvtps2ph512_mask) && \
     __has_builtin(__builtin_ia32_vcvtph2ps512_mask)
 GF_INLINE gf_f32 gf_of_f16(gf_u16 h) {
     typedef short gf_halves __attribute__((vector_size(32)));
