@@ -250,14 +250,18 @@ def test_a_sequence_as_output_is_its_tensors(tmp_path: Path) -> None:
     assert lists(model) == {"y": ("y.0", "y.1", "y.2")}
 
 
-def test_a_loop_that_appends_to_a_sequence_is_spelled_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["", ", first"])
+def test_a_loop_that_carries_a_sequence(tmp_path: Path, where: str) -> None:
+    """One that appends is what the loop stacks, any other is spelled out."""
     text = """g (float[2, 3] x) => (float[P, Q] y, int64 m) {
         n = Constant<value = int64 {20}>() t = Constant<value = bool {1}>() s = SequenceEmpty()
+        first = Constant<value = int64 {0}>()
         u = Loop(n, t, s) <body = b (int64 i, bool c, seq(float[P, Q]) a) => (bool d, seq(float[P, Q]) e) {
-            d = Identity(c) f = Cast<to = 1>(i) g = Add(x, f) e = SequenceInsert(a, g) }>
+            d = Identity(c) f = Cast<to = 1>(i) g = Add(x, f) e = SequenceInsert(a, g%s) }>
         y = ConcatFromSequence<axis = 1>(u) m = SequenceLength(u) }"""
-    model, _ = same(tmp_path, parse(text), {"x": X})
-    assert not any(op.startswith("Sequence") or op == "Loop" for op in left(model))
+    model, _ = same(tmp_path, parse(text % where), {"x": X})
+    assert not any(op.startswith("Sequence") for op in left(model))
+    assert ("Loop" in left(model)) == (not where)
 
 
 def test_a_sequence_as_input_is_refused_with_a_remedy(tmp_path: Path) -> None:

@@ -11,17 +11,15 @@ import onnx_ir as ir
 
 from graphfuse.graph.bodies import (
     behind_identities,
-    bodies,
     body_of,
     captured,
     carried,
-    empty,
     inner_first,
     is_control,
     scan_facts,
 )
-from graphfuse.graph.origins import origins
 from graphfuse.ledger import Ledger
+from graphfuse.rules.narrowing import is_read, rebuild, sweep
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -32,14 +30,10 @@ def apply(model: ir.Model, ledger: Ledger) -> bool:
     """Take out what nobody reads, inner bodies first; whether anything was."""
     changed = False
     for node in list(inner_first(model.graph)):
-        if node.graph is None or not is_control(node) or not any(_is_read(value) for value in node.outputs):
+        if node.graph is None or not is_control(node) or not any(is_read(value) for value in node.outputs):
             continue  # a node nobody reads at all goes as a whole
         changed = (_narrow_if(node, ledger) if node.op_type == "If" else _narrow_loop(node, ledger)) or changed
     return changed
-
-
-def _is_read(value: ir.Value | None) -> bool:
-    return value is not None and (value.is_graph_output() or bool(value.uses()))
 
 
 def _narrow_if(node: ir.Node, ledger: Ledger) -> bool:
@@ -50,13 +44,13 @@ def _narrow_if(node: ir.Node, ledger: Ledger) -> bool:
         if a is b and a is not None and a.graph not in branches and value.uses() and not value.is_graph_output():
             ir.convenience.replace_all_uses_with(value, a)
             same = True
-    kept = [k for k, value in enumerate(node.outputs) if _is_read(value)]
+    kept = [k for k, value in enumerate(node.outputs) if is_read(value)]
     if len(kept) == len(branches[0].outputs) or not kept:
         return same
     for branch in branches:
         branch.outputs[:] = [branch.outputs[k] for k in kept]
-        _sweep(branch, ledger)
-    _rebuild(node, node.inputs, kept)
+        sweep(branch, ledger, "eliminate_dead_results")
+    rebuild(node, node.inputs, kept)
     return True
 
 
@@ -71,9 +65,9 @@ def _narrow_loop(node: ir.Node, ledger: Ledger) -> bool:
         if pair.result is not None and not pair.result.is_graph_output():
             ir.convenience.replace_all_uses_with(pair.result, pair.initial)
     stacked = range(len(pairs), len(body.outputs) - is_loop)
-    wanted = [k for k in stacked if k < len(node.outputs) and _is_read(node.outputs[k])]
+    wanted = [k for k in stacked if k < len(node.outputs) and is_read(node.outputs[k])]
     live = _live_pairs(node, [body.outputs[k + is_loop] for k in wanted])
-    live = [k for k in live if k not in unchanged or _is_read(pairs[k].result)]
+    live = [k for k in live if k not in unchanged or is_read(pairs[k].result)]
     kept = [*live, *wanted]
     if len(kept) == len(body.outputs) - is_loop:
         return False
@@ -81,11 +75,11 @@ def _narrow_loop(node: ir.Node, ledger: Ledger) -> bool:
     slices = body.inputs[len(pairs) :] if not is_loop else []
     attributes = _narrowed_attributes(node, [k - len(pairs) for k in wanted]) if not is_loop else {}
     body.outputs[:] = [*body.outputs[:is_loop], *(body.outputs[k + is_loop] for k in kept)]
-    _sweep(body, ledger)
+    sweep(body, ledger, "eliminate_dead_results")
     body.inputs[:] = [*body.inputs[:skip], *(pairs[k].before for k in live), *slices]
     sources = node.inputs[len(pairs) :] if not is_loop else ()
     inputs = [*node.inputs[:skip], *(pairs[k].initial for k in live), *sources]
-    _rebuild(node, inputs, kept, attributes)
+    rebuild(node, inputs, kept, attributes)
     return True
 
 
@@ -98,7 +92,7 @@ def _is_unchanged(node: ir.Node, k: int) -> bool:
 def _live_pairs(node: ir.Node, wanted: Sequence[ir.Value]) -> list[int]:
     """The carried values that somebody reads: behind the loop, or in it on the way to what is read behind it."""
     body, pairs = body_of(node), carried(node)
-    live = {k for k, pair in enumerate(pairs) if _is_read(pair.result)}
+    live = {k for k, pair in enumerate(pairs) if is_read(pair.result)}
     roots = [*body.outputs[: node.op_type == "Loop"], *wanted, *(pairs[k].after for k in sorted(live))]
     seen: set[ir.Value] = set()
     place = {pair.before: k for k, pair in enumerate(pairs)}
@@ -126,38 +120,6 @@ def _narrowed_attributes(node: ir.Node, stacks: list[int]) -> dict[str, ir.Attr]
             "scan_output_directions", [int(facts.output_reverse[k]) for k in stacks]
         ),
     }
-
-
-def _sweep(body: ir.Graph, ledger: Ledger) -> None:
-    """Remove the nodes of a body that nothing reads any more."""
-    for inner in reversed(list(body)):
-        if any(_is_read(value) for value in inner.outputs):
-            continue
-        gone = [node for nested in bodies(inner) for node in empty(nested)]
-        body.remove(inner, safe=True)
-        for node in (inner, *gone):
-            ledger.settle(origins(node), "removed", by="eliminate_dead_results", reason="its result is not used")
-
-
-def _rebuild(
-    node: ir.Node, inputs: Sequence[ir.Value | None], kept: Sequence[int], attributes: dict[str, ir.Attr] | None = None
-) -> None:
-    """Put a node with these inputs and only some of the outputs in the place of another."""
-    given = {**node.attributes, **(attributes or {})}
-    outputs = [node.outputs[k] for k in kept]
-    new = ir.Node(
-        "", node.op_type, inputs, given.values(), num_outputs=len(kept), name=node.name,
-        metadata_props=dict(node.metadata_props),
-    )  # fmt: skip
-    assert node.graph is not None
-    node.graph.insert_before(node, new)
-    for old, value in zip(outputs, new.outputs, strict=True):
-        name = old.name
-        value.type, value.shape = old.type, old.shape
-        value.metadata_props.update(old.metadata_props)
-        ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
-        old.name, value.name = None, name
-    node.graph.remove(node, safe=True)
 
 
 HITS = (

@@ -26,7 +26,7 @@ from graphfuse.rules.sequences import is_sequence
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
-ORDER = 8
+ORDER = 9
 
 # Iterations that are spelled out where nothing asks for it, and the nodes that come of it.
 _MOST_TRIPS = 8
