@@ -35,6 +35,7 @@ _KERNELS = {
 }""",
 }
 _ENTRY = """
+GF_API void model_release(void *arena) { (void)arena; }
 GF_API int64_t model_arena_bytes(const int64_t *dims, int threads) { return 16 * dims[0] + 64 * threads; }
 GF_API void model_output_shapes(const int64_t *dims, int64_t *shapes) {
     shapes[0] = dims[0], shapes[1] = 4, shapes[2] = 2 * dims[0];
@@ -81,6 +82,7 @@ def copy_module(lanes: int, dtype: str, bytes_each: int, shape: list[int | str])
     sizes = [re.sub(r"[A-Za-z_]\w*", lambda found: names[found[0]], str(dim)) for dim in shape]
     stores = " ".join(f"shapes[{k}] = {size};" for k, size in enumerate(sizes))
     entry = f"""
+GF_API void model_release(void *arena) {{ (void)arena; }}
 GF_API int64_t model_arena_bytes(const int64_t *dims, int threads) {{ (void)dims, (void)threads; return 0; }}
 GF_API void model_output_shapes(const int64_t *dims, int64_t *shapes) {{ (void)dims, (void)shapes; {stores} }}
 GF_API int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims, void *arena,

@@ -62,7 +62,7 @@ def test_a_library_shows_its_face_and_hides_its_kernels(tmp_path: Path) -> None:
     steps: list[tuple[int, int, str]] = []
     path = build(rows_module(LANES), options.target(), options, tmp_path, lambda *step: steps.append(step))
     library = ctypes.CDLL(str(path))
-    face = ("model_run", "model_call", "model_arena_bytes", "model_output_shapes", "gf_pool_create", "gf_pool_destroy")
+    face = ("model_run", "model_call", "model_arena_bytes", "model_output_shapes", "model_release", "gf_pool_create")
     for name in face:
         assert hasattr(library, name)
     assert not hasattr(library, "relu_scale")

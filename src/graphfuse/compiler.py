@@ -41,7 +41,7 @@ from graphfuse.plan.in_place import take_places
 from graphfuse.plan.planner import Choose, Plan, cheapest, leanest, plan
 from graphfuse.plan.strips import chain_calls
 from graphfuse.plan.text import fusion_text, plan_text
-from graphfuse.runtime.preamble import pool_source, preamble
+from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from graphfuse.runtime.session import Session
 from graphfuse.target import Target, missing_here
 from graphfuse.toolchain.build import build
@@ -164,7 +164,7 @@ def _tuned(job: Job, fusion: Fusion, calls_of: Callable[[Fusion, Choose], Plan],
 def emit(job: Job, planned: Plan, clocks: bool = False) -> Module:
     lanes = job.target.lanes
     preambles = (preamble(lanes, False), preamble(lanes, True))
-    return assemble(planned, preambles, pool_source(), job.options.embed_weights, job.profile or clocks)
+    return assemble(planned, preambles, pool_source(), slots_source(), job.options.embed_weights, job.profile or clocks)
 
 
 def emit_module(job: Job, planned: Plan) -> Module:
@@ -408,4 +408,5 @@ def _manifest(job: Job, module: Module) -> Manifest:
         job.target,
         __version__,
         find_compiler(job.options.cc, job.target).version,
+        measured=tuple(module.measured),
     )

@@ -25,14 +25,14 @@ from graphfuse.importers.onnx import import_onnx
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.plan.planner import Plan, plan
 from graphfuse.runtime.binder import bind_symbols
-from graphfuse.runtime.preamble import pool_source, preamble
+from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from graphfuse.target import Target, target_for
 from graphfuse.toolchain.compiler import find_compiler
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>\n'
 GUARD = 256  # bytes around every output and the arena that must not change
 STRICT = ("-Wall", "-Wextra", "-Werror")
-_FACE = re.compile(r"\bmodel_(run|call|arena_bytes|output_shapes)\b")
+_FACE = re.compile(r"\bmodel_(run|call|arena_bytes|output_shapes|release)\b")
 
 
 @dataclass
@@ -67,7 +67,9 @@ def emitted(model: ir.Model | Fusion, cpu: str = "native") -> Emitted:
     target = target_for(cpu)
     fusion = model if isinstance(model, Fusion) else fused(model)
     planned = plan(fusion, CONTRACTION_KERNELS, rows.emit, target, nests=NEST_KERNELS)
-    module = assemble(planned, (preamble(target.lanes, False), preamble(target.lanes, True)), pool_source())
+    module = assemble(
+        planned, (preamble(target.lanes, False), preamble(target.lanes, True)), pool_source(), slots_source()
+    )
     return Emitted(fusion, planned, module, target)
 
 
@@ -77,7 +79,7 @@ def joined(modules: Sequence[Module]) -> str:
     for module in modules:
         kernels.update(module.kernels)
     entries = [_FACE.sub(rf"model_\1_{k}", module.entry) for k, module in enumerate(modules)]
-    return "\n".join([modules[0].amalgamated_preamble, *kernels.values(), modules[0].pool, *entries])
+    return "\n".join([modules[0].amalgamated_preamble, *kernels.values(), max((m.pool for m in modules), key=len), *entries])
 
 
 @cache
@@ -125,6 +127,7 @@ class Runner:
         self._arena_bytes.restype = ctypes.c_int64
         self._output_shapes = getattr(library, f"model_output_shapes{suffix}")
         self._output_shapes.restype = None
+        self._release = getattr(library, f"model_release{suffix}")
         library.gf_pool_create.restype = ctypes.c_void_p
         self._weights = _aligned(b"".join(module.weight_chunks()))
 
@@ -135,27 +138,47 @@ class Runner:
         before = [a.copy() for a in arrays]
         ports = [PortInfo(p.name, p.dtype, tuple(p.shape)) for p in module.inputs]
         values = bind_symbols(ports, [a.shape for a in arrays], module.dims)
-        dims = (ctypes.c_int64 * max(1, len(module.dims)))(*(values[d] for d in module.dims))
+        sizes = len(module.dims) + len(module.measured)
+        dims = (ctypes.c_int64 * max(1, sizes))(*(values[d] for d in module.dims))
         outputs = [_Guarded(shape, p.dtype) for p, shape in zip(module.outputs, self._shapes(dims), strict=True)]
         arena = _Guarded((self._arena_bytes(dims, threads),), "uint8")
+        arena.array[: module.arena_head] = 0
+        places = (ctypes.c_void_p * max(1, len(outputs)))(*(o.address for o in outputs))
         pool = self._library.gf_pool_create(threads) if threads > 1 else None
         status = self._run(
             ctypes.c_void_p(self._weights.ctypes.data),
             (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays)),
-            (ctypes.c_void_p * max(1, len(outputs)))(*(o.address for o in outputs)),
+            places,
             dims,
             ctypes.c_void_p(arena.address),
             ctypes.c_void_p(pool),
         )
         self._library.gf_pool_destroy(ctypes.c_void_p(pool))
         if status:
+            self._release(ctypes.c_void_p(arena.address))
             raise GuardFailed(module.guards[status - 1])
+        results = self._results(outputs, places, dims)
+        self._release(ctypes.c_void_p(arena.address))
         arena.check("the arena")
         for port, output in zip(module.outputs, outputs, strict=True):
             output.check(f"output {port.name}")
         for old, new in zip(before, arrays, strict=True):
             assert old.tobytes() == new.tobytes(), "an input was changed"
-        return [o.array for o in outputs]
+        return results
+
+    def _results(
+        self, outputs: list[_Guarded], places: ctypes.Array[ctypes.c_void_p], dims: ctypes.Array[ctypes.c_int64]
+    ) -> list[np.ndarray]:
+        """The outputs' values; those of measured sizes are where the model says."""
+        found = []
+        for place, shape, output in zip(places, self._shapes(dims), outputs, strict=False):
+            if place == output.address:
+                found.append(output.array)
+                continue
+            array = np.empty(shape, output.array.dtype)
+            ctypes.memmove(array.ctypes.data, place, array.nbytes)
+            found.append(array)
+        return found
 
     def _shapes(self, dims: ctypes.Array[ctypes.c_int64]) -> list[tuple[int, ...]]:
         ranks = [len(p.shape) for p in self.module.outputs]

@@ -36,7 +36,7 @@ static void *read_exactly(FILE *file, size_t bytes, size_t alignment) {
 int main(int argc, char **argv) {
   static const size_t input_items[] = {@INPUT_ITEMS@ 0}, output_items[] = {@OUTPUT_ITEMS@ 0};
   static const int input_ranks[] = {@INPUT_RANKS@ 0}, output_ranks[] = {@OUTPUT_RANKS@ 0};
-  enum { INPUTS = @INPUTS@, OUTPUTS = @OUTPUTS@, DIMS = @DIMS@, WEIGHTS = @WEIGHTS@ };
+  enum { INPUTS = @INPUTS@, OUTPUTS = @OUTPUTS@, DIMS = @DIMS@, MEASURED = @MEASURED@, ARENA_HEAD = @ARENA_HEAD@, WEIGHTS = @WEIGHTS@ };
   int threads = atoi(argv[1]);
   FILE *file = fopen(argv[2], "rb");
   void *weights = read_exactly(file, WEIGHTS, 64);
@@ -44,10 +44,12 @@ int main(int argc, char **argv) {
   gf_pool *pool = threads > 1 ? gf_pool_create(threads) : NULL;
   for (int run = 3; run < argc; ++run) {
     const void *in[INPUTS + 1] = {0};
-    void *out[OUTPUTS + 1] = {0};
+    void *out[OUTPUTS + 1] = {0}, *given[OUTPUTS + 1] = {0};
     size_t out_bytes[OUTPUTS + 1] = {0};
     file = fopen(argv[run], "rb");
     int64_t *dims = read_exactly(file, DIMS * sizeof(int64_t), 0);
+    dims = realloc(dims, (DIMS + MEASURED) * sizeof(int64_t));
+    for (int k = DIMS; k < DIMS + MEASURED; ++k) dims[k] = 0;
     for (int k = 0; k < INPUTS; ++k) {
       size_t bytes = input_items[k];
       for (int axis = 0; axis < input_ranks[k]; ++axis) {
@@ -65,16 +67,22 @@ int main(int argc, char **argv) {
     for (int k = 0; k < OUTPUTS; ++k) {
       out_bytes[k] = output_items[k];
       for (int axis = 0; axis < output_ranks[k]; ++axis) out_bytes[k] *= (size_t)*next++;
-      out[k] = malloc(out_bytes[k]);
+      out[k] = given[k] = malloc(out_bytes[k]);
     }
     size_t arena_bytes = (size_t)model_arena_bytes(dims, threads);
-    void *arena = aligned_alloc(64, arena_bytes);
+    char *arena = aligned_alloc(64, arena_bytes);
+    for (int k = 0; k < ARENA_HEAD; ++k) arena[k] = 0;
     int status = model_run(weights, in, out, dims, arena, pool);
     if (status) return 4;
+    model_output_shapes(dims, shapes);
+    next = shapes;
     for (int k = 0; k < OUTPUTS; ++k) {
+      out_bytes[k] = output_items[k];
+      for (int axis = 0; axis < output_ranks[k]; ++axis) out_bytes[k] *= (size_t)*next++;
       fwrite(out[k], 1, out_bytes[k], stdout);
-      free(out[k]);
+      free(given[k]);
     }
+    model_release(arena);
     for (int k = 0; k < INPUTS; ++k) free((void *)in[k]);
     free(arena), free(shapes), free(dims);
   }
@@ -95,6 +103,8 @@ def driver(module: Module) -> str:
         "INPUTS": str(len(module.inputs)),
         "OUTPUTS": str(len(module.outputs)),
         "DIMS": str(len(module.dims)),
+        "MEASURED": str(len(module.measured)),
+        "ARENA_HEAD": str(module.arena_head),
         "WEIGHTS": str(weights),
     }
     text = DRIVER

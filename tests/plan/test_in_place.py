@@ -23,7 +23,7 @@ from graphfuse.plan.in_place import take_places
 from graphfuse.plan.memory import live
 from graphfuse.plan.planner import Plan, lifetimes
 from graphfuse.plan.view import View
-from graphfuse.runtime.preamble import pool_source, preamble
+from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from ops.cases import inferred
 
 CPUS = ("native", "x86_64_v3", "x86_64")
@@ -33,7 +33,7 @@ def in_place(e: Emitted) -> Emitted:
     """The same model with results in the place of operands."""
     plan = take_places(e.plan)
     lanes = e.target.lanes
-    module = assemble(plan, (preamble(lanes, False), preamble(lanes, True)), pool_source())
+    module = assemble(plan, (preamble(lanes, False), preamble(lanes, True)), pool_source(), slots_source())
     return Emitted(e.fusion, plan, module, e.target)
 
 

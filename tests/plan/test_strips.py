@@ -23,7 +23,7 @@ from graphfuse.options import CompileOptions
 from graphfuse.plan.memory import lay_out
 from graphfuse.plan.planner import Plan, lifetimes, plan
 from graphfuse.plan.strips import LONGEST, join, links
-from graphfuse.runtime.preamble import pool_source, preamble
+from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from graphfuse.target import target_for
 
 Layer = tuple[str, dict[str, object]]
@@ -129,14 +129,16 @@ def chained(model: onnx.ModelProto, height: int, folder: Path, cpu: str = "nativ
     assert any(call.parts for call in together.calls), "no chain at all"
 
     def emitted(planned: Plan) -> Emitted:
-        module = assemble(planned, (preamble(target.lanes, False), preamble(target.lanes, True)), pool_source())
+        module = assemble(
+            planned, (preamble(target.lanes, False), preamble(target.lanes, True)), pool_source(), slots_source()
+        )
         return Emitted(fusion, planned, module, target)
 
     return emitted(apart), emitted(together)
 
 
 def all_chains(apart: Plan, height: int) -> Plan:
-    calls, first, linked = [], 0, links(apart.calls)
+    calls, first, linked = [], 0, links(apart)
     with assuming(apart.one_item):
         for k in range(len(apart.calls)):
             if k == len(linked) or not linked[k] or k - first + 1 == LONGEST:
@@ -181,12 +183,12 @@ def test_what_is_read_elsewhere_is_not_chained(tmp_path: Path) -> None:
     model = network([conv(16, 1), depthwise(3, **same(3))], [1, 16, 9, 9])
     model.graph.output.append(helper.make_tensor_value_info("z0", TensorProto.FLOAT, None))
     planned = plan(fused(imported(model, tmp_path)), CONTRACTION_KERNELS, rows.emit, target_for("native"))
-    assert links(planned.calls) == [False]
+    assert links(planned) == [False]
     model = network([conv(16, 1), depthwise(3, **same(3)), conv(16, 1)], [1, 16, 9, 9])
     model.graph.node.append(helper.make_node("Add", ["z2", "z0"], ["sum"], name="sum"))
     model.graph.output[0].name = "sum"
     planned = plan(fused(imported(model, tmp_path)), CONTRACTION_KERNELS, rows.emit, target_for("native"))
-    assert links(planned.calls) == [False, True]
+    assert links(planned) == [False, True]
 
 
 @pytest.mark.parametrize("name, most", [("mobilenet_v2", 0.35), ("resnet50", 1.0)])

@@ -12,7 +12,7 @@ from graphfuse.errors import ArtifactError
 from graphfuse.target import Target
 
 FORMAT = "graphfuse artifact"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # NumPy's name (ml_dtypes' from bfloat16 on) -> onnxruntime's name of the element type.
 DTYPES = {
@@ -41,6 +41,7 @@ class Manifest:
     """What the C face of an artifact does not say itself.
 
     symbols: the free dimensions in the order that model_run takes them; each occurs in the shape of some input;
+    measured: the sizes of outputs that depend on data, in the order that model_run writes them, behind the symbols;
     guards: guards[i - 1] is the message for model_run's return value i; target: the machine the library is for (its
     cores are not kept); producer: version of graphfuse; compiler: version of the C compiler; weights_bytes: length of
     weights.bin, 0 when the weights are in the library; files: SHA-256 of every other file, by name.
@@ -56,6 +57,7 @@ class Manifest:
     compiler: str
     weights_bytes: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
+    measured: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -63,7 +65,7 @@ class Manifest:
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind}s share a name")
             for tensor in tensors:
-                self._check_tensor(tensor)
+                self._check_tensor(tensor, {*self.symbols, *(self.measured if kind == "output" else ())})
         dims = {dim for tensor in self.inputs for dim in tensor.shape if isinstance(dim, str)}
         bound = dims | {symbol for dim in dims - {*self.symbols} for symbol in symbols_of(dim)}
         for symbol in self.symbols:
@@ -72,11 +74,11 @@ class Manifest:
         if len(set(self.symbols)) != len(self.symbols) or not self.outputs or self.weights_bytes < 0:
             raise ValueError("symbols twice, no outputs, or a negative size of weights")
 
-    def _check_tensor(self, tensor: Tensor) -> None:
+    def _check_tensor(self, tensor: Tensor, known: set[str]) -> None:
         if tensor.dtype not in DTYPES:
             raise ValueError(f"{tensor.name!r} has the unknown dtype {tensor.dtype!r}")
         for dim in tensor.shape:
-            unknown = set() if isinstance(dim, int) or dim in self.symbols else {*symbols_of(dim)} - {*self.symbols}
+            unknown = set() if isinstance(dim, int) or dim in known else {*symbols_of(dim)} - known
             if unknown or (isinstance(dim, int) and dim < 0):
                 raise ValueError(f"{tensor.name!r} has the unknown dimension {dim!r}")
 
@@ -103,6 +105,7 @@ class Manifest:
                 "l3": target.l3,
             },
             "symbols": list(self.symbols),
+            "measured": list(self.measured),
             **tensors,
             "guards": list(self.guards),
             "weights_bytes": self.weights_bytes,
@@ -156,6 +159,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         compiler=_typed(fields, "compiler", str),
         weights_bytes=_typed(fields, "weights_bytes", int),
         files=files,
+        measured=_texts(fields, "measured"),
     )
 
 

@@ -31,7 +31,7 @@ from graphfuse.plan.planner import Plan
 from graphfuse.plan.site import Packed
 from graphfuse.plan.view import View
 from graphfuse.runtime.binder import bind_symbols
-from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty
+from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty, aligned_zeros
 from graphfuse.runtime.session import Session
 from graphfuse.target import missing_here, physical_cores
 
@@ -237,9 +237,11 @@ class _Run:
         self.sizes = bind_symbols(ports, [arrays[port.name].shape for port in ports], subject.module.dims)
         results = subject.session.run(None, dict(arrays))
         pool, weights = Pool(library, threads), Weights(bundle.weights)
-        dims = np.array([self.sizes[name] for name in manifest.symbols] or [0], np.int64)
+        dims = np.array(
+            [*(self.sizes[name] for name in manifest.symbols), *([0] * (1 + len(manifest.measured)))], np.int64
+        )
         nbytes = library.model_arena_bytes(address_of(dims), threads)
-        arena = aligned_empty((nbytes,), np.dtype(np.uint8), nbytes)
+        arena = aligned_zeros(nbytes)
         given = [np.ascontiguousarray(arrays[port.name]) for port in manifest.inputs]
         outputs = [aligned_empty(a.shape, a.dtype, a.nbytes) for a in results]
         tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,18 +12,19 @@ import sympy
 
 from graphfuse.codegen.writer import Writer
 from graphfuse.errors import InternalError
-from graphfuse.graph.dims import Dim, add, c_text, maximum, steps, symbols
-from graphfuse.graph.dtypes import item_bytes, numpy_name
+from graphfuse.graph.dims import Dim, add, c_text, maximum, measured, mul, saturating_text, steps, symbols
+from graphfuse.graph.dtypes import c_type, item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.memory import aligned
-from graphfuse.plan.planner import Call, Plan
+from graphfuse.plan.planner import Call, Plan, Read
 from graphfuse.plan.site import KernelCode, Packed
 from graphfuse.plan.view import Buffer, View
 
 ALIGNMENT = 64
 
 HEADER = """\
-/* The face of a compiled model. No allocation, no global state; calls may run at the same time on different arenas. */
+/* The face of a compiled model. No global state; calls may run at the same time on different arenas. Nothing is
+ * allocated but in a model with sizes that depend on data (manifest.json, "measured"). */
 #ifndef GRAPHFUSE_MODEL_H
 #define GRAPHFUSE_MODEL_H
 
@@ -41,8 +42,13 @@ void gf_pool_destroy(gf_pool *pool);
 /* Runs the model: in and out hold one pointer for each input and output, dims the sizes of the symbolic dimensions, in
  * the order of manifest.json. The arena is model_arena_bytes long and 64-byte aligned. pool may be NULL: one thread;
  * weights may be NULL in a library that has them embedded.
- * Returns 0, or the number of the run-time guard (manifest.json, from 1) that failed; nothing is computed then. */
-int model_run(const void *weights, const void *const *in, void *const *out, const int64_t *dims, void *arena,
+ * Returns 0, or the number of the run-time guard (manifest.json, from 1) that failed; the outputs mean nothing then.
+ *
+ * In a model with measured sizes the arena must be zero before its first use and be given to model_release after its
+ * last; dims has room behind the symbols for the measured sizes of outputs, which are written there, and out is given
+ * the addresses of the outputs that have such sizes: their memory is the arena's, until the next run. Such a model
+ * returns -1 where there is not enough memory. */
+int model_run(const void *weights, const void *const *in, @OUT@ *out, @DIMS@ *dims, void *arena,
               gf_pool *pool);
 
 /* model_run for callers from other languages, to whom each argument costs time: a holds for each input, then for each
@@ -55,6 +61,9 @@ int64_t model_arena_bytes(const int64_t *dims, int threads);
 /* Writes the sizes of all outputs' axes, one output after the other. */
 void model_output_shapes(const int64_t *dims, int64_t *shapes);
 
+/* Frees what an arena holds besides itself: tensors of measured sizes. */
+void model_release(void *arena);
+
 #ifdef __cplusplus
 }
 #endif
@@ -63,8 +72,8 @@ void model_output_shapes(const int64_t *dims, int64_t *shapes);
 """
 
 
-def model_call(inputs: int, outputs: int) -> str:
-    """The C text of model_call for so many inputs and outputs."""
+def model_call(inputs: int, outputs: int, returned: Iterable[int] = ()) -> str:
+    """The C text of model_call for so many inputs and outputs; the addresses of outputs `returned` are written back."""
     w = Writer()
     ports = inputs + outputs
     with w.block("GF_API int model_call(void *const *a)"):
@@ -72,7 +81,10 @@ def model_call(inputs: int, outputs: int) -> str:
         w.line(f"void *out[{max(1, outputs)}] = {{0}};")
         w.line(f"for (int k = 0; k < {inputs}; ++k) in[k] = *(const void *const *)a[k];")
         w.line(f"for (int k = 0; k < {outputs}; ++k) out[k] = *(void *const *)a[{inputs} + k];")
-        w.line(f"return model_run(a[{ports}], in, out, a[{ports + 1}], a[{ports + 2}], a[{ports + 3}]);")
+        w.line(f"const int status = model_run(a[{ports}], in, out, a[{ports + 1}], a[{ports + 2}], a[{ports + 3}]);")
+        for k in returned:
+            w.line(f"*(void **)a[{inputs + k}] = out[{k}];")
+        w.line("return status;")
     return w.text()
 
 
@@ -103,6 +115,8 @@ class Module:
     inputs: list[Port]
     outputs: list[Port]
     guards: list[str] = field(default_factory=list)
+    measured: list[str] = field(default_factory=list)  # sizes of outputs that depend on data, behind `dims`
+    arena_head: int = 0  # bytes of the arena ahead of all buffers
 
     @property
     def main(self) -> str:
@@ -133,14 +147,16 @@ static int64_t gf_nanoseconds(void) {
 
 
 def assemble(
-    plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool = False, profile: bool = False
+    plan: Plan, preamble: tuple[str, str], pool: str, slots: str, embed_weights: bool = False, profile: bool = False
 ) -> Module:
     """Emit the module of a plan; `preamble` is the one for separate units and the one for a single file.
+
+    pool, slots: the C text of the thread pool, and of the memory for tensors of measured sizes.
 
     profile: add `model_profile`, which is model_run with one more argument, `int64_t *stamps`: it writes there the time
     in nanoseconds ahead of every call of the plan, and behind the last.
     """
-    return _Assembler(plan, preamble, pool, embed_weights, profile).run()
+    return _Assembler(plan, preamble, pool, slots, embed_weights, profile).run()
 
 
 def chunks(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
@@ -150,37 +166,78 @@ def chunks(arrays: Iterable[np.ndarray]) -> Iterator[bytes]:
         yield b"\0" * (-array.nbytes % ALIGNMENT)
 
 
+_SLOT_BYTES = 24  # of a gf_slot
+
+
+@dataclass
+class _Progress:
+    """What has been written of a function: sizes that are known, guards that are checked, memory that is taken."""
+
+    known: set[str] = field(default_factory=set)
+    guarded: set[int] = field(default_factory=set)
+    taken: set[Buffer] = field(default_factory=set)
+
+
 class _Assembler:
     def __init__(
-        self, plan: Plan, preamble: tuple[str, str], pool: str, embed_weights: bool, profile: bool = False
+        self, plan: Plan, preamble: tuple[str, str], pool: str, slots: str, embed_weights: bool, profile: bool
     ) -> None:
         self.plan = plan
         self.embed_weights = embed_weights
         self.profile = profile
         self.preamble = preamble
         self.pool = pool
+        self.slots_text = slots
         self.kernels: dict[str, str] = {}
         self.weights: list[np.ndarray] = []
         self.weight_offsets: dict[object, int] = {}
         self.weight_end = 0
-        self.dims = symbols(self._all_dims())
+        sizes = list(self._all_dims())
+        self.dims = [s for s in symbols(sizes) if not s.startswith("_")]
+        self.late = measured(*sizes)
+        self.returned = measured(*(d for t in plan.outputs for d in t.shape))
         self.c_names = {s: f"{_identifier(s)}_{k}" for k, s in enumerate(self.dims)}
-        self.steps = {e: f"size_{k}" for k, e in enumerate(steps(set(self._all_dims())))}
+        self.c_names.update((s, f"measured{s}") for s in self.late)
+        self.steps = {e: f"size_{k}" for k, e in enumerate(e for e in steps(set(sizes)) if not measured(e))}
         self._texts: dict[Dim, str] = {}
         self.used: set[Dim] = set()  # what occurs in the function being written
+        self.messages = [g.message for g in plan.guards]
+        self.slot_names = {buffer: f"memory_{k}" for k, buffer in enumerate(plan.arena.slots)}
+        self.slots = max(plan.arena.slots.values(), default=-1) + 1 + self._has_late_scratch()
 
     def run(self) -> Module:
         plan = self.plan
-        body = self._model_run() + model_call(len(plan.inputs), len(plan.outputs))
+        body = self._model_run() + model_call(len(plan.inputs), len(plan.outputs), plan.returned)
         weights = [self._embedded()] if self.embed_weights else []
+        pool = "\n".join([self.pool, self.slots_text]) if self.slots or self.late else self.pool
         timed = [_CLOCK, self._model_run(timed=True)] if self.profile else []
-        entry = "\n".join([*weights, self._arena_bytes(), self._output_shapes(), body, *timed])
+        companions = [self._arena_bytes(), self._output_shapes(), self._release()]
+        entry = "\n".join([*weights, *companions, body, *timed])
         inputs = [self._port(t, name) for t, name in zip(plan.inputs, plan.input_names, strict=True)]
         outputs = [self._port(t, name) for t, name in zip(plan.outputs, plan.output_names, strict=True)]
-        guards = [g.message for g in plan.guards]
+        header = HEADER.replace("@OUT@", self._out_type).replace("@DIMS@", self._dims_type)
         return Module(
-            *self.preamble, self.kernels, entry, HEADER, self.pool, self.weights, self.dims, inputs, outputs, guards
+            *self.preamble,
+            self.kernels,
+            entry,
+            header,
+            pool,
+            self.weights,
+            self.dims,
+            inputs,
+            outputs,
+            self.messages,
+            self.returned,
+            self._head,
         )
+
+    @property
+    def _out_type(self) -> str:
+        return "void *" if self.plan.returned else "void *const"
+
+    @property
+    def _dims_type(self) -> str:
+        return "int64_t" if self.returned else "const int64_t"
 
     def _port(self, t: Tensor, name: str) -> Port:
         return Port(name, numpy_name(t.dtype), [d if isinstance(d, int) else str(d) for d in t.shape])
@@ -190,11 +247,7 @@ class _Assembler:
         for t in [*plan.inputs, *plan.outputs]:
             yield from t.shape
         for call in plan.calls:
-            yield from (call.code.rows, call.code.columns, call.code.work, call.code.scratch, call.code.repeat)
-            yield from call.code.dims
-            for p in call.code.pointers:
-                if isinstance(p, View):
-                    yield p.offset
+            yield from call.sizes
         yield plan.arena.size
         yield from plan.arena.offsets.values()
         for g in plan.guards:
@@ -228,15 +281,25 @@ class _Assembler:
 
     # ------------------------------------------------------------------ functions
 
+    @property
+    def _head(self) -> int:
+        """The bytes at the beginning of the arena that the slots take."""
+        return int(aligned(self.slots * _SLOT_BYTES))  # type: ignore[call-overload]
+
+    def _has_late_scratch(self) -> bool:
+        return any(measured(c.code.scratch) for c in self.plan.calls)
+
     def _scratch(self) -> Dim:
-        sizes = list(dict.fromkeys(c.code.scratch for c in self.plan.calls if c.code.scratch != 0))
+        wanted = (c.code.scratch for c in self.plan.calls if not measured(c.code.scratch))
+        sizes = list(dict.fromkeys(size for size in wanted if size != 0))
         return aligned(maximum(*sizes) if len(sizes) > 1 else sizes[0]) if sizes else 0
 
     def _arena_bytes(self) -> str:
         w = Writer()
         with self._function(w, "GF_API int64_t model_arena_bytes(const int64_t *dims, int threads)"):
             w.line("const int64_t per_thread = threads < 1 ? 1 : threads;")
-            w.line(f"return {self._c(self.plan.arena.size)} + per_thread * {self._c(self._scratch())};")
+            whole = self._c(add(self._head, self.plan.arena.size))
+            w.line(f"return {whole} + per_thread * {self._c(self._scratch())};")
         return w.text()
 
     def _output_shapes(self) -> str:
@@ -245,33 +308,88 @@ class _Assembler:
             sizes = [d for t in self.plan.outputs for d in t.shape]
             if not sizes:
                 w.line("(void)shapes;")
+            for k, name in enumerate(self.returned):
+                w.line(f"const int64_t {self.c_names[name]} = dims[{len(self.dims) + k}];")
             for k, d in enumerate(sizes):
                 w.line(f"shapes[{k}] = {self._c(d)};")
+        return w.text()
+
+    def _release(self) -> str:
+        w = Writer()
+        with w.block("GF_API void model_release(void *arena)"):
+            w.line(f"gf_free_slots(arena, {self.slots});" if self.slots else "(void)arena;")
         return w.text()
 
     def _model_run(self, timed: bool = False) -> str:
         """model_run, or the model_profile of a build for profiling."""
         w = Writer()
         name, more = ("model_profile", ", int64_t *stamps") if timed else ("model_run", "")
-        w.line(f"GF_API int {name}(const void *weights, const void *const *in, void *const *out, const int64_t *dims,")
+        arguments = f"const void *weights, const void *const *in, {self._out_type} *out, {self._dims_type} *dims,"
+        w.line(f"GF_API int {name}({arguments}")
         with self._function(w, f"                     void *arena, gf_pool *pool{more})"):
             for name in ("weights", "in", "out", "arena", "pool"):
                 w.line(f"(void){name};")
             if self.embed_weights:
                 w.line("if (weights == NULL) weights = model_weights;")
-            for k, g in enumerate(self.plan.guards):
-                fails = ">" if g.at_most else "!="
-                w.line(f"if ({self._c(g.left)} {fails} {self._c(g.right)}) return {k + 1};")
-            w.line(f"char *const scratch = (char *)arena + {self._c(self.plan.arena.size)};")
+            for s in self.late:
+                w.line(f"int64_t {self.c_names[s]} = 0;")
+            if self.slots:
+                w.line("gf_slot *const slots = arena;")
+            for memory in self.slot_names.values():
+                w.line(f"char *{memory} = NULL;")
+            at = _Progress()
+            self._guards(w, at)
+            w.line(f"char *const scratch = (char *)arena + {self._c(add(self._head, self.plan.arena.size))};")
             w.line("(void)scratch;")
             for k, call in enumerate(self.plan.calls):
                 if timed:
                     w.line(f"stamps[{k}] = gf_nanoseconds();")
-                self._call(w, call)
+                self._call(w, call, at)
             if timed:
                 w.line(f"stamps[{len(self.plan.calls)}] = gf_nanoseconds();")
+            self._reads(w, self.plan.reads, at)
+            for k, view in self.plan.returned.items():
+                w.line(f"out[{k}] = {self._pointer(view)};")
+            for k, s in enumerate(self.returned):
+                w.line(f"dims[{len(self.dims) + k}] = {self.c_names[s]};")
             w.line("return 0;")
         return w.text()
+
+    def _guards(self, w: Writer, at: _Progress) -> None:
+        """The guards whose sizes are all known by now."""
+        for k, g in enumerate(self.plan.guards):
+            if k not in at.guarded and all(s in at.known for s in measured(g.left, g.right)):
+                at.guarded.add(k)
+                w.line(f"if ({self._c(g.left)} {'>' if g.at_most else '!='} {self._c(g.right)}) return {k + 1};")
+
+    def _reads(self, w: Writer, reads: Sequence[Read], at: _Progress) -> None:
+        for read in reads:
+            at.known.add(read.symbol)
+            name, view = self.c_names[read.symbol], read.view
+            element = mul(read.index, view.strides[0]) if view.strides else 0
+            place = f"(const {c_type(view.dtype)} *)({self._pointer(view)})"
+            w.line(f"{name} = (int64_t)({place})[{self._c(element)}];")
+            w.line(f"if ({name} < 0 || {name} > GF_MOST_BYTES) return {self._number(read)};")
+        if reads:
+            self._guards(w, at)
+
+    def _number(self, read: Read) -> int:
+        """The status of a measured size that is none."""
+        message = f"{read.node}: a size that it computes is negative, or beyond all memory"
+        if message not in self.messages:
+            self.messages.append(message)
+        return self.messages.index(message) + 1
+
+    def _take(self, w: Writer, call: Call, at: _Progress) -> None:
+        """Memory for what the call is the first to name, where the size is known only now."""
+        for buffer in call.buffers:
+            if buffer not in self.slot_names or buffer in at.taken:
+                continue
+            at.taken.add(buffer)
+            size = saturating_text(buffer.bytes, self.c_names)
+            self.used.add(buffer.bytes)
+            name, slot = self.slot_names[buffer], self.plan.arena.slots[buffer]
+            w.line(f"if (({name} = gf_take(&slots[{slot}], {size}, 0)) == NULL) return -1;")
 
     def _embedded(self) -> str:
         """The weights as an array; model_run takes it where it is given no other."""
@@ -284,9 +402,11 @@ class _Assembler:
         w.line("};")
         return w.text()
 
-    def _call(self, w: Writer, call: Call) -> None:
+    def _call(self, w: Writer, call: Call, at: _Progress) -> None:
         name = self._kernel(call.code)
         code = call.code
+        self._reads(w, call.reads, at)
+        self._take(w, call, at)
         w.comment(f"{call.label}: {', '.join(call.nodes)}" if call.nodes else call.label)
         with w.block():
             w.line("void *const p[] = {")
@@ -299,6 +419,11 @@ class _Assembler:
                 w.line(f"{const}int64_t d[] = {{" + ", ".join(self._c(d) for d in code.dims) + "};")
                 dims = "d"
             scratch = self._c(aligned(code.scratch))
+            if measured(code.scratch):
+                threads = "(pool == NULL ? 1 : gf_pool_threads(pool))"
+                size = f"gf_mul_sat({saturating_text(aligned(code.scratch), self.c_names)}, {threads})"
+                w.line(f"char *const scratch = gf_take(&slots[{self.slots - 1}], {size}, 0);")
+                w.line("if (scratch == NULL) return -1;")
             split = f"{self._c(code.rows)}, {code.row_grain}, {self._c(code.columns)}, {code.column_grain}"
             if code.repeat != 1:
                 w.line(f"for (; d[0] < {self._c(code.repeat)}; ++d[0])")
@@ -320,8 +445,10 @@ class _Assembler:
         assert isinstance(p, View), p
         offset = self._c(p.offset * item_bytes(p.dtype))
         buffer = p.buffer
-        if buffer.kind == "arena":
-            base = f"(char *)arena + {self._c(self.plan.arena.offsets[buffer])}"
+        if buffer in self.slot_names:
+            base = self.slot_names[buffer]
+        elif buffer.kind == "arena":
+            base = f"(char *)arena + {self._c(add(self._head, self.plan.arena.offsets[buffer]))}"
         elif buffer.kind == "weight":
             base = f"(const char *)weights + {self._constant(buffer)}"
         elif buffer.kind == "input":

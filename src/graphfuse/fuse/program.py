@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +15,7 @@ from graphfuse.fuse.line_sums import split_sum
 from graphfuse.graph.dims import shape_of, symbols
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label
+from graphfuse.ops.measured import Measures, measured_sizes
 from graphfuse.ops.registry import NotSupported, find, lower, missing
 from graphfuse.ops.tensor import Tensor
 
@@ -35,6 +37,9 @@ class Program:
     consumers: dict[Tensor, list[Tensor]] = field(default_factory=dict)
     given: Mapping[str, int] = field(default_factory=dict)  # what the user says that sizes mostly are
     strict: bool = False  # narrow floats are rounded behind every node
+    measures: Measures = field(default_factory=Measures)
+    level: dict[Tensor, int] = field(default_factory=dict)  # see `_find_levels`
+    sizes: dict[Tensor, list[str]] = field(default_factory=dict)  # names of the measured sizes that a tensor needs
 
     @property
     def one_item(self) -> dict[str, int]:
@@ -49,6 +54,19 @@ class Program:
 
     def is_output(self, tensor: Tensor) -> bool:
         return any(tensor is o for o in self.outputs)
+
+    def is_kept(self, tensor: Tensor) -> bool:
+        """Whether a tensor has to exist in memory: as an output, or because sizes are read from it."""
+        return self.is_output(tensor) or tensor in self._read
+
+    @cached_property
+    def _read(self) -> set[Tensor]:
+        return {self.measures.sources[name].tensor for names in self.sizes.values() for name in names}
+
+    def sources(self, tensor: Tensor) -> list[Tensor]:
+        """The tensors of this program that set the measured sizes which a tensor needs."""
+        found = (self.measures.sources[name].tensor for name in self.sizes.get(tensor, ()))
+        return list(dict.fromkeys(t for t in found if t in self.position))
 
     def constant(self, tensor: Tensor) -> np.ndarray | None:
         """The value of a leaf that is known at compile time."""
@@ -86,6 +104,7 @@ def lower_graph(
         )
     program.outputs = [program.of_value[value] for value in graph.outputs]
     _keep_live(program)
+    _find_levels(program)
     program.guards = collect_guards(program.tensors, program.name)
     return program
 
@@ -118,12 +137,15 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, st
                 unsupported.append((node.op_type, label(node), missing(node)))
             return
         inputs.append(None if operand is None else program.of_value[operand])
+    known = len(program.measures.sources)
     try:
-        outputs = lower(node, inputs, strict=program.strict)
+        outputs = lower(node, inputs, program.measures, program.strict)
         _check_types(node, outputs)
     except NotSupported as reason:
         unsupported.append((node.op_type, label(node), str(reason)))
         return
+    for source in list(program.measures.sources.values())[known:]:
+        _own(program, source.tensor, node)
     for value, tensor in zip(node.outputs, outputs, strict=False):
         if tensor is not None:
             program.of_value[value] = tensor
@@ -160,11 +182,25 @@ def _keep_live(program: Program) -> None:
     stack = list(program.outputs)
     while stack:
         t = stack.pop()
-        if id(t) not in live:
-            live.add(id(t))
-            stack += t.args
+        if id(t) in live:
+            continue
+        live.add(id(t))
+        stack += t.args
+        if program.measures.sources:
+            program.sizes[t] = measured_sizes(t)
+            stack += [program.measures.sources[name].tensor for name in program.sizes[t]]
     program.tensors = [t for t in program.tensors if id(t) in live]
     program.position = {t: k for k, t in enumerate(program.tensors)}
     for t in program.tensors:
         for a in dict.fromkeys(t.args):
             program.consumers.setdefault(a, []).append(t)
+
+
+def _find_levels(program: Program) -> None:
+    """How many sizes in a row have to be read from memory before a tensor can be computed.
+
+    Tensors of one level share kernels; those of a higher one wait for a size that a lower one computes.
+    """
+    for t in program.tensors:
+        after = [program.level.get(s, 0) + 1 for s in program.sources(t)]
+        program.level[t] = max([0, *after, *(program.level.get(a, 0) for a in t.args)])

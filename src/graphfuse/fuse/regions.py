@@ -180,6 +180,8 @@ def _join_unit_reshape(fusion: Fusion, t: Tensor) -> None:
     region = fusion.region_of.get(t.args[0])
     if region is None or region.kind != "rows" or region.axes is None or not is_unit_reshape(t):
         return
+    if not _same_level(fusion, region, t):
+        return
     if same_shape(unit_free(t.shape), unit_free(reduced(region.space, region.axes))):
         _add(fusion, region, t)
 
@@ -192,6 +194,8 @@ def _may_join(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdict |
     name = fusion.program.name
     if len(region.tensors) >= LARGEST:
         return Verdict("the region is full", f"{LARGEST} primitives")
+    if not _same_level(fusion, region, t):
+        return Verdict("a size that it needs is read from memory in between", name(t))
     if region.kind == "opaque":
         return Verdict("the producer is a loop nest of its own", name(a))
     if isinstance(t.prim, Opaque):
@@ -207,6 +211,11 @@ def _may_join(fusion: Fusion, region: Region, t: Tensor, a: Tensor) -> Verdict |
     else:
         verdict = _fits_rows(fusion, region, t)
     return verdict or _no_cycle(fusion, region, t.args, a)
+
+
+def _same_level(fusion: Fusion, region: Region, t: Tensor) -> bool:
+    level = fusion.program.level
+    return level.get(t, 0) == level.get(region.anchor, 0)
 
 
 def _fits_epilogue(fusion: Fusion, region: Region, t: Tensor) -> Verdict | None:
@@ -297,6 +306,8 @@ def _may_merge(fusion: Fusion, region: Region, feeder: Region, t: Tensor) -> Ver
     name = fusion.program.name
     if len(region.tensors) + len(feeder.tensors) > LARGEST:
         return Verdict("the region is full", f"{LARGEST} primitives")
+    if not _same_level(fusion, region, feeder.anchor):
+        return Verdict("a size is read from memory in between", name(feeder.anchor))
     if feeder.kind != "rows" or (region.kind == "contraction" and feeder.axes is not None):
         return Verdict("both regions have a contraction or reduction of their own", name(feeder.anchor))
     for x in feeder.tensors:
@@ -324,7 +335,7 @@ def _may_inline(fusion: Fusion, region: Region, feeder: Region, x: Tensor, t: Te
         return None
     inside = {id(m) for m in [*region.tensors, *feeder.tensors, t]}
     for member in feeder.tensors:
-        outside = fusion.program.is_output(member)
+        outside = fusion.program.is_kept(member)
         if outside or any(id(c) not in inside for c in fusion.program.consumers.get(member, [])):
             return Verdict("an index map computes its elements once, for every reader", fusion.program.name(x))
     if region.kind == "contraction" and not _keeps_channels(x):
@@ -369,7 +380,7 @@ def _finish(fusion: Fusion) -> None:
         region.outputs = [
             t
             for t in region.tensors
-            if program.is_output(t) or any(id(c) not in inside for c in program.consumers.get(t, []))
+            if program.is_kept(t) or any(id(c) not in inside for c in program.consumers.get(t, []))
         ]
     fusion.regions = _sorted(fusion)
     for k, region in enumerate(fusion.regions):
@@ -398,14 +409,15 @@ def _sorted(fusion: Fusion) -> list[Region]:
 def producers(fusion: Fusion, region: Region) -> list[Region]:
     """The regions whose results a region reads, directly or through views and placements."""
     found: dict[Region, None] = {}
-    stack = list(reversed(region.leaves))
+    sizes = dict.fromkeys(s for t in region.tensors for s in fusion.program.sources(t))
+    stack = [*reversed(sizes), *reversed(region.leaves)]
     while stack:
         t = stack.pop()
         owner = fusion.region_of.get(t)
         if owner is not None:
             found[owner] = None
         else:
-            stack += reversed(t.args)
+            stack += [*fusion.program.sources(t), *reversed(t.args)]
     return list(found)
 
 

@@ -269,3 +269,14 @@ def _c(e: sympy.Expr, names: Mapping[str, str], known: Mapping[sympy.Expr, str])
     if denominator != 1:
         return f"gf_floordiv({_c(sympy.expand(numerator), names, known)}, {_c(denominator, names, known)})"
     raise ValueError(f"no C spelling for the dimension {e}")
+
+
+def saturating_text(value: Dim, names: Mapping[str, str]) -> str:
+    """The dimension as a C expression in which sums and products stay at the largest integer where they pass it."""
+    if isinstance(value, int) or not (value.is_Add or value.is_Mul) or sympy.fraction(value)[1] != 1:
+        return c_text(value, names)
+    name = "gf_add_sat" if value.is_Add else "gf_mul_sat"
+    first, *others = (saturating_text(norm(a), names) for a in value.args)
+    for other in others:
+        first = f"{name}({first}, {other})"
+    return first

@@ -23,13 +23,13 @@ def note_memory(plan: Plan, ledger: Ledger) -> None:
     what is in use at the same time, which no arena can be smaller than; at: during which call; live: what that is, as
     JSON pairs of the user's node and bytes; expression: the arena for any sizes.
     """
-    uses = lifetimes(plan.calls)
+    uses = lifetimes(plan.calls, plan.kept)
     with assuming(plan.one_item):
         spans = [(estimate(x.size), x.first, x.last) for x in uses]
         in_use = live(spans)
         peak = max(in_use, default=0)
         at = in_use.index(peak) if in_use else 0
-        apart = sum(estimate(x.size) for x in lifetimes(plan.steps))
+        apart = sum(estimate(x.size) for x in lifetimes(plan.steps, plan.kept))
         names = _tenants(plan, at)
         held = [
             (names.get(x.buffer, x.buffer.name), size)

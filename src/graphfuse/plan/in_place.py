@@ -6,8 +6,8 @@ lines that it would overwrite.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from graphfuse.graph.dims import Dim, assuming, estimate, mul, same
 from graphfuse.plan.memory import Lifetime, lay_out
@@ -18,21 +18,25 @@ from graphfuse.plan.view import Buffer, View
 def take_places(plan: Plan) -> Plan:
     """The plan with every result that can in the place of a dying operand; as it was where the arena would grow."""
     with assuming(plan.one_item):
-        calls, homes = _merged(plan.calls)
-        arena = lay_out(lifetimes(calls))
+        calls, homes = _merged(plan)
+        reads = tuple(replace(read, view=_at_home(read.view, homes)) for read in plan.reads)
+        returned = {k: _at_home(view, homes) for k, view in plan.returned.items()}
+        moved = replace(plan, calls=calls, reads=reads, returned=returned, homes=homes)
+        arena = lay_out(lifetimes(calls, moved.kept))
         if not homes or estimate(arena.size) > estimate(plan.arena.size):
             return plan
         for buffer, home in homes.items():
-            arena.offsets[buffer] = arena.offsets[home]
-        return replace(plan, calls=calls, arena=arena, homes=homes)
+            places: dict[Buffer, Any] = arena.slots if home.is_measured else arena.offsets
+            places[buffer] = places[home]
+        return replace(moved, arena=arena)
 
 
-def _merged(planned: Sequence[Call]) -> tuple[list[Call], dict[Buffer, Buffer]]:
+def _merged(plan: Plan) -> tuple[list[Call], dict[Buffer, Buffer]]:
     """The calls on fewer buffers, and for each buffer that is gone the one in whose place its tensor is."""
-    calls = list(planned)
-    spans = {x.buffer: x for x in lifetimes(calls)}
+    calls = list(plan.calls)
+    spans = {x.buffer: x for x in lifetimes(calls, plan.kept)}
     homes: dict[Buffer, Buffer] = {}
-    for k, before in enumerate(planned):
+    for k, before in enumerate(plan.calls):
         calls[k] = call = _moved(before, homes)
         chosen = _place(call, k, spans)
         if chosen is None or before.emit_at is None:
@@ -96,6 +100,7 @@ def _moved(call: Call, homes: dict[Buffer, Buffer]) -> Call:
     return replace(
         call,
         code=replace(call.code, pointers=pointers),
+        reads=tuple(replace(read, view=_at_home(read.view, homes)) for read in call.reads),
         results=[_at_home(view, homes) for view in call.results],
         overwrites=[_at_home(view, homes) for view in call.overwrites],
         apart=call.apart or call,

@@ -1,4 +1,8 @@
-"""The arena: one piece of memory for all intermediate tensors, shared by those that never live at the same time."""
+"""The arena: one piece of memory for all intermediate tensors, shared by those that never live at the same time.
+
+Buffers whose size is known only while the model runs lie elsewhere: in slots that the library allocates when it has
+the size, and keeps for the next run.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +38,11 @@ class Lifetime:
 
 @dataclass
 class Arena:
-    """Byte offsets of buffers, and the total; both may be expressions."""
+    """Byte offsets of buffers, and the total; both may be expressions. `slots`: those of buffers of measured sizes."""
 
     offsets: dict[Buffer, Dim] = field(default_factory=dict)
     size: Dim = 0
+    slots: dict[Buffer, int] = field(default_factory=dict)
 
 
 def aligned(size: Dim) -> Dim:
@@ -47,15 +52,23 @@ def aligned(size: Dim) -> Dim:
 
 def lay_out(lifetimes: list[Lifetime]) -> Arena:
     """Place buffers so that no two of overlapping lifetimes overlap in memory."""
-    if is_static(*(x.buffer.elements for x in lifetimes)):
-        return _by_offset(lifetimes)
-    return min(_by_measure(lifetimes), _by_slot(lifetimes), key=lambda arena: estimate(arena.size))
+    fixed = [x for x in lifetimes if not x.buffer.is_measured]
+    if is_static(*(x.buffer.elements for x in fixed)):
+        arena = _by_offset(fixed)
+    else:
+        arena = min(_by_measure(fixed), _by_slot(fixed), key=lambda arena: estimate(arena.size))
+    for k, slot in enumerate(_slots([x for x in lifetimes if x.buffer.is_measured])):
+        arena.slots.update((x.buffer, k) for x in slot)
+    return arena
 
 
 def lay_out_apart(lifetimes: list[Lifetime]) -> Arena:
     """Place buffers side by side, so that every intermediate value can still be read when the run is over."""
     arena = Arena()
     for x in lifetimes:
+        if x.buffer.is_measured:
+            arena.slots[x.buffer] = len(arena.slots)
+            continue
         arena.offsets[x.buffer] = arena.size
         arena.size = add(arena.size, x.size)
     return arena
@@ -148,6 +161,17 @@ def live(spans: Sequence[tuple[int, int, int]]) -> list[int]:
 
 def _by_slot(lifetimes: list[Lifetime]) -> Arena:
     """With sizes known only at run time: buffers share slots, each as large as its largest member."""
+    arena = Arena()
+    for slot in _slots(lifetimes):
+        for x in slot:
+            arena.offsets[x.buffer] = arena.size
+        sizes = list(dict.fromkeys(x.size for x in slot))
+        arena.size = add(arena.size, maximum(*sizes) if len(sizes) > 1 else sizes[0])
+    return arena
+
+
+def _slots(lifetimes: list[Lifetime]) -> list[list[Lifetime]]:
+    """Buffers in groups of which no two live at the same time."""
     slots: list[list[Lifetime]] = []
     for x in sorted(lifetimes, key=lambda x: (-estimate(x.size), x.first)):
         free = [s for s in slots if not any(m.overlaps(x) for m in s)]
@@ -155,10 +179,4 @@ def _by_slot(lifetimes: list[Lifetime]) -> Arena:
             free[0].append(x)
         else:
             slots.append([x])
-    arena = Arena()
-    for slot in slots:
-        for x in slot:
-            arena.offsets[x.buffer] = arena.size
-        sizes = list(dict.fromkeys(x.size for x in slot))
-        arena.size = add(arena.size, maximum(*sizes) if len(sizes) > 1 else sizes[0])
-    return arena
+    return slots

@@ -6,7 +6,7 @@ the regions are planned in order of execution, with copies only where no view ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
@@ -15,7 +15,7 @@ from graphfuse.fuse.element import Elements
 from graphfuse.fuse.guards import Guard
 from graphfuse.fuse.passes import RowProgram, schedule
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
-from graphfuse.graph.dims import Dim, assuming, estimate, same, same_shape
+from graphfuse.graph.dims import Dim, assuming, estimate, measured, same, same_shape
 from graphfuse.graph.origins import origins
 from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reduce, Reshape, Slice, Tensor, Transpose
@@ -66,6 +66,16 @@ def leanest(most: int) -> Choose:
     return choose
 
 
+@dataclass(frozen=True)
+class Read:
+    """A measured size that is read from memory: element `index` of a view of integers."""
+
+    symbol: str
+    view: View
+    index: int
+    node: str  # the user's name for what computes it
+
+
 @dataclass
 class Call:
     """One kernel call."""
@@ -84,11 +94,22 @@ class Call:
     overwrites: Sequence[View] = ()  # operands whose place the only result may take
     emit_at: Callable[[View], KernelCode] | None = None  # the code anew, with that result elsewhere
     apart: Call | None = None  # what it was before results took such places
+    reads: tuple[Read, ...] = ()  # sizes that are read from memory ahead of it
 
     @property
     def buffers(self) -> list[Buffer]:
         """What it reads and writes, each once."""
-        return list(dict.fromkeys(p.buffer for p in self.code.pointers if isinstance(p, View)))
+        views = [p for p in self.code.pointers if isinstance(p, View)]
+        return list(dict.fromkeys(view.buffer for view in [*views, *(read.view for read in self.reads)]))
+
+    @property
+    def sizes(self) -> Iterator[Dim]:
+        """The sizes that have to be known to make the call."""
+        code = self.code
+        yield from (code.rows, code.columns, code.work, code.scratch, code.repeat, *code.dims)
+        for p in code.pointers:
+            if isinstance(p, View):
+                yield from (p.offset, p.buffer.elements)
 
 
 @dataclass
@@ -109,6 +130,13 @@ class Plan:
     # Labels of neighbouring calls -> why they do not run strip by strip, "" where they do.
     strips: dict[tuple[str, str], str] = field(default_factory=dict)
     homes: dict[Buffer, Buffer] = field(default_factory=dict)  # buffers of results that took the place of an operand
+    reads: tuple[Read, ...] = ()  # sizes that are read from memory behind the last call
+    returned: dict[int, View] = field(default_factory=dict)  # outputs of measured sizes, by number: where they are
+
+    @property
+    def kept(self) -> list[Buffer]:
+        """The buffers that are read when the last call is over."""
+        return [view.buffer for view in [*self.returned.values(), *(read.view for read in self.reads)]]
 
     @property
     def steps(self) -> list[Call]:
@@ -163,6 +191,8 @@ class _Planner:
         self.copies: dict[Tensor, str] = {}
         self.refused: list[tuple[str, str, str]] = []
         self._ready: set[Tensor] = set()
+        self._measured: set[str] = set()  # the measured sizes that have been read
+        self._reads: list[Read] = []  # those that the next call needs
 
     def run(self) -> Plan:
         inputs = self._place_leaves()
@@ -175,12 +205,13 @@ class _Planner:
         self._return_outputs()
         if self.refused:
             raise UnsupportedModelError(self.refused, where=self.where)
-        arena = lay_out(lifetimes(self.calls))
+        self._learn(measured(*(d for t in self.program.outputs for d in t.shape)))
+        returned = {k: self._view(t) for k, t in enumerate(self.program.outputs) if _is_measured(t)}
         input_names = [t.value.name or "" for t in inputs if t.value is not None]
         output_names = [value.name or "" for value in self.program.graph.outputs]
-        return Plan(
+        plan = Plan(
             self.calls,
-            arena,
+            Arena(),
             inputs,
             self.program.outputs,
             input_names,
@@ -190,7 +221,10 @@ class _Planner:
             self.constants,
             self.copies,
             dict(self.program.one_item),
+            reads=tuple(self._reads),
+            returned=returned,
         )
+        return replace(plan, arena=lay_out(lifetimes(plan.calls, plan.kept)))
 
     # ------------------------------------------------------------------ placement
 
@@ -207,16 +241,30 @@ class _Planner:
 
     def _place_outputs(self) -> None:
         for k, t in enumerate(self.program.outputs):
-            buffer = Buffer("output", _count(t.shape), t.dtype, k)
-            self._settle_home(t, dense(buffer, t.shape))
+            self._settle_home(t, self._output(t, k))
+
+    def _output(self, t: Tensor, k: int) -> View:
+        """Memory for an output: the caller's, or where its size is measured, memory that the caller is shown."""
+        if _is_measured(t):
+            return dense(Buffer("arena", _count(t.shape), t.dtype, name=self.program.name(t)), t.shape)
+        return dense(Buffer("output", _count(t.shape), t.dtype, k), t.shape)
 
     def _settle_home(self, t: Tensor, home: View) -> bool:
         """Let a tensor be computed right where it is wanted, through views that can be inverted."""
         found = self._behind_views(t, home)
         if found is None or found[0] in self.views or found[0].prim is None or self._is_view(found[0]):
             return False
+        if not self._is_known_to(found[0], found[1]):
+            return False
         self.views[found[0]] = found[1]
         return True
+
+    def _is_known_to(self, t: Tensor, home: View) -> bool:
+        """Whether the measured sizes that a place depends on are known when a tensor is computed."""
+        names = measured(home.buffer.elements, home.offset, *home.strides)
+        level = self.program.level
+        sources = [self.program.measures.sources[name].tensor for name in names]
+        return all(level.get(s, -1) < level.get(t, 0) for s in sources)
 
     def _behind_views(self, t: Tensor, home: View) -> tuple[Tensor, View] | None:
         """The tensor of which `t` is another view, and where its elements are when those of `t` are at `home`."""
@@ -356,10 +404,13 @@ class _Planner:
         for k, t in enumerate(self.program.outputs):
             self._ensure(t)
             view = self._view(t)
-            if view.buffer.kind == "output" and view.buffer.index == k and view.is_contiguous():
+            mine = view.buffer.kind == "output" and view.buffer.index == k
+            if (mine or (_is_measured(t) and view.buffer.kind == "arena")) and view.is_contiguous():
                 continue
-            target = dense(Buffer("output", _count(t.shape), t.dtype, k), t.shape)
+            target = self._output(t, k)
             self._copy(view, target, t, "the output is wanted in memory of its own")
+            if _is_measured(t):
+                self.views[t] = target
 
     # ------------------------------------------------------------------ regions
 
@@ -453,7 +504,22 @@ class _Planner:
         return tuple(dict.fromkeys(name for node in nodes for name in origins(node)))
 
     def _append(self, call: Call) -> None:
+        self._learn(measured(*call.sizes))
+        call.reads, self._reads = tuple(self._reads), []
         self.calls.append(call)
+
+    def _learn(self, names: Iterable[str]) -> None:
+        """Have measured sizes read from where they have been computed."""
+        for name in names:
+            if name in self._measured:
+                continue
+            self._measured.add(name)
+            source = self.program.measures.sources[name]
+            if source.index is not None:
+                self._ensure(source.tensor)
+                self._reads.append(
+                    Read(name, self._view(source.tensor), source.index, self.program.name(source.tensor))
+                )
 
 
 def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) -> Lines | None:
@@ -470,8 +536,8 @@ def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) 
     return Lines(views[images[-1]], batch, height, height, rows_per_line=width)
 
 
-def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
-    """From which call to which each arena buffer is in use."""
+def lifetimes(calls: Sequence[Call], kept: Sequence[Buffer] = ()) -> list[Lifetime]:
+    """From which call to which each arena buffer is in use; those `kept` are until the end."""
     spans: dict[Buffer, Lifetime] = {}
     for k, call in enumerate(calls):
         for buffer in call.buffers:
@@ -480,6 +546,9 @@ def lifetimes(calls: Sequence[Call]) -> list[Lifetime]:
             if buffer not in spans:
                 spans[buffer] = Lifetime(buffer, k, k)
             spans[buffer].last = k
+    for buffer in kept:
+        if buffer in spans:
+            spans[buffer].last = len(calls)
     return list(spans.values())
 
 
@@ -532,6 +601,10 @@ def borders(t: Tensor, view: View) -> list[View]:
 def _is_empty(t: Tensor) -> bool:
     """Whether a tensor has no elements, whatever the sizes are."""
     return any(isinstance(d, int) and d == 0 for d in t.shape)
+
+
+def _is_measured(t: Tensor) -> bool:
+    return bool(measured(*t.shape))
 
 
 def _count(shape: Sequence[Dim]) -> Dim:

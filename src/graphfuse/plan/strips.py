@@ -74,7 +74,7 @@ def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str, gain:
     optimize: "speed" or "memory"; gain: the microseconds that a chain was measured to win, None for one that was not.
     """
     with assuming(plan.one_item):
-        chooser = _Chooser(plan.calls, writer, target, optimize, gain)
+        chooser = _Chooser(plan, writer, target, optimize, gain)
         chains = chooser.run()
         return replace(joined(plan, writer, chains), strips=chooser.verdicts(chains))
 
@@ -82,7 +82,7 @@ def chain_calls(plan: Plan, writer: Writer, target: Target, optimize: str, gain:
 def possible_chains(plan: Plan, writer: Writer, target: Target) -> list[Chain]:
     """Every chain that could be made, in order of its first call, with its predicted gain."""
     with assuming(plan.one_item):
-        return [c for options in _Chooser(plan.calls, writer, target, "speed").options for c in options if c.height]
+        return [c for options in _Chooser(plan, writer, target, "speed").options for c in options if c.height]
 
 
 def joined(plan: Plan, writer: Writer, chains: Sequence[Chain]) -> Plan:
@@ -95,7 +95,7 @@ def joined(plan: Plan, writer: Writer, chains: Sequence[Chain]) -> Plan:
             chain = at.get(k, Chain(k, k))
             calls.append(join(plan.calls[k : chain.last + 1], writer, chain.height))
             k = chain.last + 1
-        return replace(plan, calls=calls, arena=lay_out(lifetimes(calls)))
+        return replace(plan, calls=calls, arena=lay_out(lifetimes(calls, plan.kept)))
 
 
 Gain = Callable[[Chain], float | None]
@@ -109,7 +109,8 @@ def join(calls: Sequence[Call], writer: Writer, height: int) -> Call:
     label = " > ".join(call.label for call in calls)
     parts = tuple(replace(call, code=call.for_any_rows()) if call.for_any_rows else call for call in calls)
     code = writer.emit([_link(call) for call in parts], height)
-    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=parts)
+    reads = calls[0].reads
+    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=parts, reads=reads)
 
 
 def _link(call: Call) -> Link:
@@ -117,16 +118,16 @@ def _link(call: Call) -> Link:
     return Link(call.code, call.lines, call.results[0])
 
 
-def links(calls: Sequence[Call]) -> list[bool]:
+def links(plan: Plan) -> list[bool]:
     """For every call but the last, whether it can run strip by strip with the next."""
-    uses = _uses(calls)
-    return [why_apart(a, b, uses) is None for a, b in pairwise(calls)]
+    uses = _uses(plan)
+    return [why_apart(a, b, uses) is None for a, b in pairwise(plan.calls)]
 
 
-def _uses(calls: Sequence[Call]) -> dict[Buffer, int]:
-    """How many calls name each buffer."""
-    uses: dict[Buffer, int] = {}
-    for call in calls:
+def _uses(plan: Plan) -> dict[Buffer, int]:
+    """How many calls name each buffer; what is read behind the last counts as one more."""
+    uses: dict[Buffer, int] = dict.fromkeys(plan.kept, 1)
+    for call in plan.calls:
         for buffer in call.buffers:
             uses[buffer] = uses.get(buffer, 0) + 1
     return uses
@@ -136,6 +137,8 @@ def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | No
     """Why two neighbouring calls cannot run strip by strip; None when they can. uses: calls that name a buffer."""
     if first.lines is None or second.lines is None:
         return "the rows of one of the two are not lines of images"
+    if second.reads:
+        return "a size is read from memory in between"
     if len(first.results) != 1:
         return "the first has more than one result"
     result = first.results[0]
@@ -166,14 +169,12 @@ def _has_lines(view: View, lines: Lines) -> bool:
 
 
 class _Chooser:
-    def __init__(
-        self, calls: Sequence[Call], writer: Writer, target: Target, optimize: str, gain: Gain | None = None
-    ) -> None:
-        self.calls, self.writer, self.target, self.optimize = calls, writer, target, optimize
+    def __init__(self, plan: Plan, writer: Writer, target: Target, optimize: str, gain: Gain | None = None) -> None:
+        self.plan, self.calls, self.writer, self.target, self.optimize = plan, plan.calls, writer, target, optimize
         self.measured: Gain = gain or (lambda _: None)
-        self.linked = links(calls)
-        self.born, self.dead = _bytes_over_time(calls)
-        self.last_use = {x.buffer: x.last for x in lifetimes(calls)}
+        self.linked = links(plan)
+        self.born, self.dead = _bytes_over_time(plan)
+        self.last_use = {x.buffer: x.last for x in lifetimes(plan.calls, plan.kept)}
 
     def run(self) -> list[Chain]:
         options = self.options
@@ -211,7 +212,7 @@ class _Chooser:
 
     def verdicts(self, chains: Sequence[Chain]) -> dict[tuple[str, str], str]:
         """For each two neighbouring calls why they are apart, "" where they are not."""
-        uses = _uses(self.calls)
+        uses = _uses(self.plan)
         inside = {k for c in chains for k in range(c.first, c.last)}
         found: dict[tuple[str, str], str] = {}
         for k, (a, b) in enumerate(pairwise(self.calls)):
@@ -305,10 +306,10 @@ class _Chooser:
         return 2 * max(0, size - kept) / _BYTES_PER_US
 
 
-def _bytes_over_time(calls: Sequence[Call]) -> tuple[list[int], list[int]]:
+def _bytes_over_time(plan: Plan) -> tuple[list[int], list[int]]:
     """For every call the bytes of the buffers first used in it or before, and of those last used before it."""
-    born, dead = [0] * len(calls), [0] * (len(calls) + 1)
-    for x in lifetimes(calls):
+    born, dead = [0] * len(plan.calls), [0] * (len(plan.calls) + 2)
+    for x in lifetimes(plan.calls, plan.kept):
         born[x.first] += estimate(x.size)
         dead[x.last + 1] += estimate(x.size)
     return list(accumulate(born)), list(accumulate(dead))

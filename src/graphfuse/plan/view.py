@@ -9,8 +9,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from graphfuse.graph.dims import Dim, add, is_static, mul, norm, product, same
+from graphfuse.graph.dims import Dim, add, is_static, measured, mul, norm, product, same
 from graphfuse.graph.dtypes import DType, item_bytes
 from graphfuse.ops.tensor import reshape_groups
 
@@ -31,6 +32,11 @@ class Buffer:
     @property
     def bytes(self) -> Dim:
         return mul(self.elements, item_bytes(self.dtype))
+
+    @cached_property
+    def is_measured(self) -> bool:
+        """Whether its size is known only while the model runs."""
+        return bool(measured(self.elements))
 
 
 @dataclass(frozen=True)

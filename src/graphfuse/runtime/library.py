@@ -21,6 +21,7 @@ _FACE: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "model_call": (_INT, (_POINTER,)),
     "model_arena_bytes": (_INT64, (_POINTER, _INT)),
     "model_output_shapes": (None, (_POINTER, _POINTER)),
+    "model_release": (None, (_POINTER,)),
     "gf_pool_create": (_POINTER, (_INT,)),
     "gf_pool_destroy": (None, (_POINTER,)),
     "gf_pool_threads": (_INT, (_POINTER,)),
@@ -36,6 +37,7 @@ class Library:
         self.model_call: Callable[[int], int] = functions["model_call"]
         self.model_arena_bytes: Callable[[int, int], int] = functions["model_arena_bytes"]
         self.model_output_shapes: Callable[[int, int], None] = functions["model_output_shapes"]
+        self.model_release: Callable[[int], None] = functions["model_release"]
         self.gf_pool_create: Callable[[int], int | None] = functions["gf_pool_create"]
         self.gf_pool_destroy: Callable[[int], None] = functions["gf_pool_destroy"]
         self.gf_pool_threads: Callable[[int], int] = functions["gf_pool_threads"]
@@ -93,6 +95,12 @@ def aligned_empty(shape: tuple[int, ...], dtype: np.dtype[Any], nbytes: int) -> 
     """An uninitialised array of `nbytes` bytes that starts on a cache line."""
     buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
     return np.ndarray(shape, dtype, buffer, -address_of(buffer) % ALIGNMENT)
+
+
+def aligned_zeros(nbytes: int) -> np.ndarray[Any, Any]:
+    """So many bytes of 0 that start on a cache line; the system hands out a page when it is first touched."""
+    buffer = np.zeros(nbytes + ALIGNMENT, np.uint8)
+    return np.ndarray((nbytes,), np.uint8, buffer, -address_of(buffer) % ALIGNMENT)
 
 
 def address_of(array: np.ndarray[Any, Any]) -> int:

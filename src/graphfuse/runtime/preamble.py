@@ -33,3 +33,8 @@ def preamble(lanes: int, amalgamated: bool) -> str:
 def pool_source() -> str:
     """The thread pool and gf_parallel; to follow the preamble in the one unit that calls kernels."""
     return _source("gf_pool.c")
+
+
+def slots_source() -> str:
+    """Memory for tensors of measured sizes; to follow the preamble in the one unit that calls kernels."""
+    return _source("gf_slots.c")

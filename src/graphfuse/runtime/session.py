@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +14,17 @@ import ml_dtypes
 import numpy as np
 
 from graphfuse.artifact.bundle import Bundle, check_runnable, read_bundle
+from graphfuse.artifact.dims import symbols_of
 from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
-from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, address_of, aligned_empty
+from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, address_of, aligned_empty, aligned_zeros
 from graphfuse.target import physical_cores
 
 Array = np.ndarray[Any, Any]
 
 _ndarray, _empty = np.ndarray, np.empty  # looked up once, not in every call
+NO_MEMORY = -1  # what model_run returns where a tensor of measured size does not fit in memory
 _MOST_PLANS = 256  # combinations of input shapes remembered by a session
 _ALIGN_FROM = 4096  # bytes from which an output is worth aligning to a cache line
 
@@ -37,7 +40,10 @@ class NodeArg:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one combination of input shapes leads to; outputs: (shape, dtype, bytes) of each."""
+    """What one combination of input shapes leads to; outputs: (shape, dtype, bytes) of each.
+
+    An output whose sizes are measured has 0 bytes, and its memory is the arena's: see `_Context.measured`.
+    """
 
     dims: ctypes.Array[ctypes.c_int64]
     dims_address: int
@@ -48,13 +54,18 @@ class _Plan:
 class _Context:
     """What one running call needs for itself: the arguments of model_call, and an arena, which only grows."""
 
-    def __init__(self, ports: int) -> None:
+    def __init__(self, ports: int, library: Library) -> None:
         self.arguments = (ctypes.c_void_p * (ports + 4))()
         self.address = ctypes.addressof(self.arguments)
         self.plan: _Plan | None = None
         self._ports = ports
+        self._release = library.model_release
         self._arena_bytes = -1
         self._arena_address = 0
+
+    def __del__(self) -> None:
+        if self._arena_address:
+            self._release(self._arena_address)
 
     def adopt(self, plan: _Plan, weights: Weights, pool: Pool) -> None:
         """Makes it ready for calls of a plan. Raises InputError when there is not enough memory."""
@@ -67,9 +78,12 @@ class _Context:
         """Makes the arena at least so large. Raises InputError when there is not so much memory."""
         self.plan = None
         self._arena_bytes = -1
+        if self._arena_address:
+            self._release(self._arena_address)
+        self._arena_address = 0
         self._arena: Array | None = None  # freed before the larger one is taken
         try:
-            self._arena = aligned_empty((nbytes,), np.dtype(np.uint8), nbytes)
+            self._arena = aligned_zeros(nbytes)
         except MemoryError as error:
             what = f"inputs of these sizes need {nbytes} bytes of working memory, which there are not"
             raise InputError(what, remedy="use smaller inputs or fewer threads") from error
@@ -107,6 +121,8 @@ class Session:
         self._input_names = [tensor.name for tensor in self.manifest.inputs]
         self._output_names = [tensor.name for tensor in self.manifest.outputs]
         self._ports = len(self._input_names) + len(self._output_names)
+        # The outputs whose sizes are known only behind a run, by number.
+        self._measured = {k for k, tensor in enumerate(self.manifest.outputs) if _is_measured(tensor, self.manifest)}
         self._model_call = self._library.model_call
         self._free: list[_Context] = []
         self._state = self._new_state(physical_cores() if threads is None else threads)
@@ -194,7 +210,7 @@ class Session:
         try:
             context = self._free.pop()
         except IndexError:
-            context = _Context(self._ports)
+            context = _Context(self._ports, self._library)
         arguments, dtypes = context.arguments, self._input_dtypes
         shapes: tuple[Shape, ...] = ()
         copies: list[Array] = []
@@ -211,6 +227,8 @@ class Session:
         if plan is None or context.plan is not plan:
             plan = self._plan(state, shapes)
             context.adopt(plan, weights or self._open(), state.pool)
+        if self._measured:
+            return self._run_measured(context, plan)
         outputs = []
         for shape, dtype, nbytes in plan.outputs:
             output = _empty(shape, dtype) if nbytes < _ALIGN_FROM else aligned_empty(shape, dtype, nbytes)
@@ -222,6 +240,37 @@ class Session:
         if status:
             raise self._guard_error(status)
         return outputs
+
+    def _run_measured(self, context: _Context, plan: _Plan) -> list[Array]:
+        """The rest of a call where sizes of outputs are known only behind it; those are copied out of the arena."""
+        inputs, manifest = len(self._input_names), self.manifest
+        dims = type(plan.dims).from_buffer_copy(plan.dims)
+        shown = (ctypes.c_void_p * len(plan.outputs))()  # where measured outputs are
+        outputs: list[Array] = []
+        for k, (shape, dtype, nbytes) in enumerate(plan.outputs):
+            measured = k in self._measured
+            outputs.append(np.empty(0, dtype) if measured else aligned_empty(shape, dtype, nbytes))
+            pointer = ctypes.addressof(shown) + k * ctypes.sizeof(ctypes.c_void_p)
+            context.arguments[inputs + k] = pointer if measured else id(outputs[k]) + ELEMENTS
+        context.arguments[self._ports + 1] = ctypes.addressof(dims)
+        status = self._model_call(context.address)
+        context.plan = None  # its dims are gone
+        if status == 0:
+            for k, shape in enumerate(self._output_shapes(ctypes.addressof(dims))):
+                if k in self._measured:
+                    outputs[k] = _copied(shown[k], shape, self._output_dtypes[k], manifest.outputs[k].name)
+        self._free.append(context)
+        if status:
+            raise self._guard_error(status)
+        return outputs
+
+    def _output_shapes(self, dims: int) -> list[Shape]:
+        """The outputs' shapes, for the sizes at an address."""
+        tensors = self.manifest.outputs
+        sizes = (ctypes.c_int64 * max(1, sum(len(tensor.shape) for tensor in tensors)))()
+        self._library.model_output_shapes(dims, ctypes.addressof(sizes))
+        flat = iter(sizes)
+        return [tuple(next(flat) for _ in tensor.shape) for tensor in tensors]
 
     def _ready(self, index: int, value: Any) -> Array:
         """The input as an aligned C-contiguous array of its dtype: itself where it is one."""
@@ -253,18 +302,16 @@ class Session:
             state.plans[shapes] = plan
         return plan
 
-    def _new_plan(self, shapes: tuple[Shape, ...], threads: int) -> _Plan:
+    def _new_plan(self, given: tuple[Shape, ...], threads: int) -> _Plan:
         manifest = self.manifest
-        values = bind_symbols(manifest.inputs, shapes, manifest.symbols)
-        dims = (ctypes.c_int64 * max(1, len(values)))(*(values[symbol] for symbol in manifest.symbols))
+        values = bind_symbols(manifest.inputs, given, manifest.symbols)
+        known = [values[symbol] for symbol in manifest.symbols]
+        dims = (ctypes.c_int64 * max(1, len(known) + len(manifest.measured)))(*known)
         address = ctypes.addressof(dims)
         arena_bytes = self._library.model_arena_bytes(address, threads)
-        sizes = (ctypes.c_int64 * max(1, sum(len(tensor.shape) for tensor in manifest.outputs)))()
-        self._library.model_output_shapes(address, ctypes.addressof(sizes))
-        flat = iter(sizes)
         outputs = []
-        for tensor, dtype in zip(manifest.outputs, self._output_dtypes, strict=True):
-            shape = tuple(next(flat) for _ in tensor.shape)
+        shapes = self._output_shapes(address)
+        for tensor, shape, dtype in zip(manifest.outputs, shapes, self._output_dtypes, strict=True):
             if arena_bytes < 0 or any(size < 0 for size in shape):
                 chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
                 raise InputError(f"no output {tensor.name!r} exists for inputs of these sizes", why=chosen)
@@ -296,6 +343,8 @@ class Session:
 
     def _guard_error(self, status: int) -> InputError | InternalError:
         guards = self.manifest.guards
+        if status == NO_MEMORY:
+            return InputError("what the data asks for needs more memory than there is", remedy="use smaller inputs")
         if 0 < status <= len(guards):
             return InputError(guards[status - 1])
         return InternalError(f"the compiled model returned {status}, which means nothing")
@@ -310,6 +359,10 @@ class Binding:
 
     def __init__(self, session: Session, inputs: Sequence[Any], outputs: Mapping[str, Array]) -> None:
         weights, state, manifest = session._open(), session._state, session.manifest
+        if session._measured:
+            name = session._output_names[min(session._measured)]
+            what = "its size depends on data, so it cannot be bound"
+            raise InputError(what, where=f"output {name!r}", remedy="call the session itself")
         for name in outputs:
             if name not in session._output_names:
                 remedy = f"the outputs are {_listed(session._output_names)}"
@@ -319,7 +372,7 @@ class Binding:
             if array is not value:
                 raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
         plan = session._plan(state, tuple([array.shape for array in arrays]))
-        context = _Context(session._ports)
+        context = _Context(session._ports, session._library)
         context.adopt(plan, weights, state.pool)
         self.inputs: dict[str, Array] = dict(zip(session._input_names, arrays, strict=True))
         self.outputs: dict[str, Array] = {}

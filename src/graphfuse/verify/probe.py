@@ -13,14 +13,14 @@ import numpy as np
 
 from graphfuse.codegen.module import Module, chunks
 from graphfuse.fuse.regions import Fusion
-from graphfuse.graph.dims import evaluate
+from graphfuse.graph.dims import evaluate, measured
 from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.options import CompileOptions
 from graphfuse.plan.memory import lay_out_apart
 from graphfuse.plan.planner import Plan, lifetimes
 from graphfuse.plan.view import View
 from graphfuse.runtime.binder import bind_symbols
-from graphfuse.runtime.library import Library, address_of, aligned_empty
+from graphfuse.runtime.library import Library, address_of, aligned_empty, aligned_zeros
 from graphfuse.toolchain.build import build
 
 Array = np.ndarray[Any, Any]
@@ -38,20 +38,22 @@ def region_values(
     The same kernels run, in an arena in which no value is overwritten; only the function that calls them is compiled
     anew.
     """
-    apart = replace(plan, calls=plan.steps, arena=lay_out_apart(lifetimes(plan.steps)))
+    apart = replace(plan, calls=plan.steps, arena=lay_out_apart(lifetimes(plan.steps, plan.kept)))
     module = assemble(apart)
     env = bind_symbols(module.inputs, [inputs[port.name].shape for port in module.inputs], module.dims)
     with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
         path = build(module, options.target(), options, Path(folder))
         library, model_run = Library(path), ctypes.CDLL(str(path)).model_run
     model_run.argtypes = (ctypes.c_void_p,) * 6
-    dims = np.array([env[name] for name in module.dims] or [0], np.int64)
-    arena = _bytes(library.model_arena_bytes(address_of(dims), 1))
+    dims = np.array([*(env[name] for name in module.dims), *([0] * (1 + len(module.measured)))], np.int64)
+    arena = aligned_zeros(max(1, library.model_arena_bytes(address_of(dims), 1)))
     weights = np.frombuffer(b"".join(chunks(module.weights)) or bytes(64), np.uint8)
     held = aligned_empty((weights.size,), np.dtype(np.uint8), weights.size)
     held[:] = weights
     given = [np.ascontiguousarray(inputs[port.name]) for port in module.inputs]
-    outputs = [np.empty([evaluate(d, env) for d in t.shape], numpy_name(t.dtype)) for t in plan.outputs]
+    outputs = [
+        np.empty([0 if measured(d) else evaluate(d, env) for d in t.shape], numpy_name(t.dtype)) for t in plan.outputs
+    ]
     tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]
     model_run(address_of(held), *map(address_of, tables), address_of(dims), address_of(arena), 0)
     found: dict[str, Array] = {}
@@ -61,17 +63,16 @@ def region_values(
             if t.value is None or not t.value.name:
                 continue
             view = plan.views[t]
+            if view.buffer.is_measured or measured(*view.shape, view.offset):
+                continue
             if view.buffer.kind == "arena":
-                start = evaluate(apart.arena.offsets[view.buffer], env)
+                start = module.arena_head + evaluate(apart.arena.offsets[view.buffer], env)
                 found[t.value.name] = _read(arena[start:], view, env)
             else:
                 flat = memory[view.buffer.kind][view.buffer.index]
                 found[t.value.name] = _read(flat.reshape(-1).view(np.uint8), view, env)
+    library.model_release(address_of(arena))
     return found
-
-
-def _bytes(count: int) -> Array:
-    return aligned_empty((max(count, 1),), np.dtype(np.uint8), max(count, 1))
 
 
 def _read(memory: Array, view: View, env: Mapping[str, int]) -> Array:
