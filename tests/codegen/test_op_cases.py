@@ -24,9 +24,11 @@ from ops.test_ops import assert_close
 REFUSALS = {
     "AveragePool": "number of channels is not known",
     "Conv": "number of channels is not known|weights are not known",
+    "ConvInteger": "number of channels is not known",
     "ConvTranspose": "number of channels is not known|weights are not known",
     "LpPool": "weights are not known",
     "MaxPool": "number of channels is not known",
+    "QLinearConv": "number of channels is not known",
 }
 # Where no two oracles agree on NaN and infinities, and why.
 NO_SPECIAL_VALUES = {

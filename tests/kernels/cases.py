@@ -19,6 +19,7 @@ def matmul(
     *,
     constant: bool = True,
     dtype: DType = F32,
+    operands: tuple[DType, DType] | None = None,
     epilogue: Epilogue = PLAIN,
     a_order: Sequence[int] | None = None,
     b_order: Sequence[int] | None = None,
@@ -28,7 +29,8 @@ def matmul(
     env: Mapping[str, int] | None = None,
 ) -> Case:
     env = env or {}
-    a, b = Tensor(tuple(a_shape), dtype), Tensor(tuple(b_shape), dtype)
+    a_type, b_type = operands or (dtype, dtype)
+    a, b = Tensor(tuple(a_shape), a_type), Tensor(tuple(b_shape), b_type)
     rank = max(a.rank, b.rank)
 
     def lead(t: Tensor, k: int) -> Dim:
@@ -41,7 +43,7 @@ def matmul(
     constants = {}
     if constant:
         shape = tuple(evaluate(d, env) for d in b.shape)
-        constants[b] = random_values(np.random.default_rng(7), shape, dtype)
+        constants[b] = random_values(np.random.default_rng(7), shape, b_type)
     else:
         views[b] = view_of(b, b_order, gap=gap)
     name = f"matmul {list(a.shape)} x {list(b.shape)}"
@@ -80,6 +82,7 @@ def conv(
     w: Window,
     *,
     dtype: DType = F32,
+    operands: tuple[DType, DType] | None = None,
     epilogue: Epilogue = PLAIN,
     x_order: Sequence[int] | None = None,
     out_order: Sequence[int] | None = None,
@@ -89,12 +92,13 @@ def conv(
     env: Mapping[str, int] | None = None,
 ) -> Case:
     """A convolution on channels-last views unless orders are given."""
-    x = Tensor(tuple(x_shape), dtype)
+    x_type, w_type = operands or (dtype, dtype)
+    x = Tensor(tuple(x_shape), x_type)
     last = channels_last(x.rank)
-    weight = tensor(channels, x.shape[1] // w.groups, *w.kernel, dtype=dtype)
+    weight = tensor(channels, x.shape[1] // w.groups, *w.kernel, dtype=w_type)
     spatial = [conv_size(d, k, w) for k, d in enumerate(x.shape[2:])]
     out = Tensor((x.shape[0], channels, *spatial), dtype)
-    values = random_values(np.random.default_rng(7), weight.shape, dtype)
+    values = random_values(np.random.default_rng(7), weight.shape, w_type)
     return Case(
         f"conv {list(x.shape)} -> {channels} {w}", "conv", (x, weight),
         {x: view_of(x, x_order or last, gap=gap, offset=offset)},

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from graphfuse.graph.dims import Dim, add, evaluate, mul
-from graphfuse.graph.dtypes import F32, DType
+from graphfuse.graph.dtypes import F32, I8, U8, DType
 from graphfuse.ops.expr import Const, Expr, Load, Var, maximum, sigmoid
 from graphfuse.ops.tensor import Contract, Tensor
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Packed
@@ -146,6 +146,7 @@ class Case:
     residual_order: Sequence[int] | None = None
     seed: int = 0
     small_integers: bool = False
+    filled: dict[Tensor, float] = field(default_factory=dict)  # operands whose elements are all the same
 
     def site(self) -> ContractionSite:
         if not hasattr(self, "_site"):
@@ -202,6 +203,8 @@ class Memory:
     def _values(self, rng: np.random.Generator, t: Tensor, view: View) -> np.ndarray:
         if t in self.case.constants:
             return self.case.constants[t]
+        if t in self.case.filled:
+            return np.full((), self.case.filled[t])
         shape = tuple(evaluate(d, self.case.env) for d in view.shape)
         return random_values(rng, shape, t.dtype)
 
@@ -251,6 +254,9 @@ def aligned(count: int, dtype: np.dtype) -> np.ndarray:
 def random_values(rng: np.random.Generator, shape: Sequence[int], dtype: DType) -> np.ndarray:
     if np.issubdtype(dtype.numpy(), np.floating):
         return rng.standard_normal(shape).astype(dtype.numpy())
+    if dtype in (I8, U8):
+        least, most = np.iinfo(dtype.numpy()).min, np.iinfo(dtype.numpy()).max
+        return rng.integers(least, most + 1, shape).astype(dtype.numpy())
     return rng.integers(0 if "U" in dtype.name else -9, 9, shape).astype(dtype.numpy())
 
 

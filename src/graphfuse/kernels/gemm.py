@@ -31,7 +31,9 @@ class Gemm:
             return f"{prim.kind} is not a matrix product"
         if site.contraction.dtype not in _DTYPES:
             return f"no multiply-add for {site.contraction.dtype.name}"
-        if prim.kind == "conv" and (reason := _not_pointwise(prim.attrs)) is not None:
+        if site.narrow:
+            return "the operands are narrower than their sums"
+        if prim.kind == "conv" and (reason := not_pointwise(prim.attrs)) is not None:
             return reason
         if prim.kind == "matmul" and min(a.rank for a in prim.args) < 2:
             return "an operand has less than two dimensions"
@@ -86,7 +88,8 @@ class Gemm:
         )
 
 
-def _not_pointwise(window: Window) -> str | None:
+def not_pointwise(window: Window) -> str | None:
+    """Why a convolution is not a product of its pixels with a matrix; None if it is."""
     if any(k != 1 for k in window.kernel):
         return f"the window is {'x'.join(map(str, window.kernel))}, not 1x1"
     if window.groups != 1:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dtypes import F32, c_type, item_bytes, suffix
+from graphfuse.graph.dtypes import F32, c_type, suffix
 
 from .function import Function, affine
 from .gemm_sums import block_sums, halved_sums, plain_sums, split_sums
@@ -22,6 +22,13 @@ class Loops:
         self.fn = fn
         self.a = a
         self.b = b
+        self.a_type = c_type(plan.operands.a.dtype)
+        self.b_type = c_type(plan.dtype)
+
+    @property
+    def column(self) -> str:
+        """Elements that a column of the second operand takes in a packed panel."""
+        return self.fn.dim(self.plan.operands.k, "k")
 
     # ------------------------------------------------------------------ rows
 
@@ -30,7 +37,7 @@ class Loops:
         known = (*p.rows.outer, *p.rows.inner, p.operands.lane_axis)
         scope = fn.root.child({v: "0" for axis, v in enumerate(p.site.index) if axis not in known})
         if self.b is None:
-            w.line(f"{c_type(p.dtype)} *const packed = ({c_type(p.dtype)} *)scratch;")
+            w.line(f"{self.b_type} *const packed = ({self.b_type} *)scratch;")
         once = all(p.operands.b_rows.get(axis, 0) == 0 for axis in p.rows.outer)
         if self.b is None and once:
             self.pack(w, {})
@@ -47,7 +54,7 @@ class Loops:
             if self.b is None and not once:
                 self.pack(w, names)
             terms = [(names[axis], p.operands.a_rows.get(axis, 0)) for axis in p.rows.outer]
-            a = w.let(f"{c_type(p.dtype)} *", f"{self.a} + {affine(terms, fn.params)}", "a")
+            a = w.let(f"{self.a_type} *", f"{self.a} + {affine(terms, fn.params)}", "a")
             inside = scope.child({p.site.index[axis]: name for axis, name in names.items()}, w.section())
             self.blocks(w, inside, a, start, stop)
 
@@ -98,11 +105,10 @@ class Loops:
 
     def panel_base(self, w: Writer, column: str) -> str:
         """The packed panel that starts at a column: columns lie one after another, K elements each."""
-        k = self.fn.dim(self.plan.operands.k, "k")
         if self.b is not None:
-            return w.let(f"{c_type(self.plan.dtype)} *", f"{self.b} + {column} * {k}", "b")
+            return w.let(f"{self.b_type} *", f"{self.b} + {column} * {self.column}", "b")
         name = w.fresh("b")
-        w.line(f"{c_type(self.plan.dtype)} *const {name} = packed + ({column} - c0 * {self.plan.width}) * {k};")
+        w.line(f"{self.b_type} *const {name} = packed + ({column} - c0 * {self.plan.width}) * {self.column};")
         return name
 
     # ------------------------------------------------------------------ tiles
@@ -111,15 +117,15 @@ class Loops:
         self, w: Writer, scope: Scope, a: str, start: str, stop: str, column: str, vectors: int, tail: int | str
     ) -> None:
         """Rows [start, stop) against the vectors from `column` on."""
-        p, fn = self.plan, self.fn
+        p = self.plan
         b = self.panel_base(w, column)
         lane = p.site.index[p.operands.lane_axis]
         lanes = Lanes.of_panel(scope, w.section(), lane, column, vectors, p.lanes, tail)
         row = w.fresh("row")
         w.line(f"int64_t {row} = {start};")
         if p.prefetch:
-            size = vectors * p.lanes * item_bytes(p.dtype)
-            following = f"{b} + {vectors * p.lanes} * {fn.dim(p.operands.k, 'k')}"
+            size = vectors * p.lanes * p.lane_bytes
+            following = f"{b} + {vectors * p.lanes} * {self.column}"
             declare_prefetch(w, following, size, f"({stop} - {start} + {p.tile.rows - 1}) / {p.tile.rows}")
         for height in p.variants:
             with w.block(f"for (; {row} + {height} <= {stop}; {row} += {height})"):
@@ -128,13 +134,19 @@ class Loops:
     def tile(self, w: Writer, lanes: Lanes, a: str, b: str, tile: Tile, row: str) -> None:
         p, fn = self.plan, self.fn
         x, y = w.fresh("x"), w.fresh("y")
-        w.line(f"const {c_type(p.dtype)} *{x} = {a} + {affine([(row, p.a_step)], fn.params)}, *{y} = {b};")
+        w.line(f"const {self.a_type} *{x} = {a} + {affine([(row, p.a_step)], fn.params)};")
+        w.line(f"const {self.b_type} *{y} = {b};")
+        self.sums(w, tile, x, y)
+        finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
+
+    def sums(self, w: Writer, tile: Tile, x: str, y: str) -> None:
+        """The sums of a tile, from the C variables that point to its rows of A and its panel of B."""
+        p, fn = self.plan, self.fn
         if p.site.sum_block:
             block_sums(w, p, fn, tile, x, y)
-        else:
-            sums = split_sums if p.ways > 1 else halved_sums if p.halved else plain_sums
-            sums(w, p, fn, tile, x, y)
-        finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
+            return
+        sums = split_sums if p.ways > 1 else halved_sums if p.halved else plain_sums
+        sums(w, p, fn, tile, x, y)
 
     # ------------------------------------------------------------------ packing at run time
 
@@ -144,7 +156,7 @@ class Loops:
         o = p.operands
         pointer = fn.params.pointer(p.site.view(o.b), p.dtype, "b")
         terms = [(name, o.b_rows.get(axis, 0)) for axis, name in names.items()]
-        source = w.let(f"{c_type(p.dtype)} *", f"{pointer} + {affine(terms, fn.params)}", "from")
+        source = w.let(f"{self.b_type} *", f"{pointer} + {affine(terms, fn.params)}", "from")
         self.panels(w, lambda *panel: self.pack_panel(w, source, *panel))
 
     def pack_panel(self, w: Writer, source: str, column: str, vectors: int, tail: int | str) -> None:

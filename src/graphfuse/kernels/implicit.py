@@ -143,6 +143,11 @@ class ImplicitPlan(ABC):
         return self.g.channels
 
     @property
+    def lane_bytes(self) -> int:
+        """Bytes of packed weights that one lane is fed with in a step of k."""
+        return item_bytes(self.dtype)
+
+    @property
     def panels_per_group(self) -> int:
         return -(-self.group_out // self.width)
 
@@ -288,7 +293,7 @@ class ImplicitWriter(ABC):
         lanes = Lanes.of_panel(scope, w.section(), p.site.index[1], "n", vectors, p.lanes, tail)
         step = vectors * p.lanes
         tiles = f"(end_line - top_line) * {p.tiles_per_line}"
-        declare_prefetch(w, f"b + {step * p.k}", step * item_bytes(p.dtype), tiles)
+        declare_prefetch(w, f"b + {step * p.k}", step * p.lane_bytes, tiles)
         with w.loop("oy", "top_line", "end_line"):
             inside = lanes.child(line_variables(g, p.site.index, (None, "oy", None)), w.section())
             self.line(w, inside, vectors)

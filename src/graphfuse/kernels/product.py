@@ -82,12 +82,24 @@ class Product:
         self.rows: RowSpace = row_space(site, o.row_axes, strides)
         self.lanes = target.lanes
         vectors = ceildiv(o.n, self.lanes)
-        k_bytes = estimate(o.k) * self.lanes * item_bytes(self.dtype)
         self.a_step = self.rows.row_stride(o.a_rows)
-        most_rows = 32 if isinstance(self.a_step, int) else _ROWS_OF_UNKNOWN_STRIDE
         self.tile: Tile = choose_tile(
-            target, self.dtype, self.rows.count, vectors, most_rows=most_rows, wide_k=k_bytes * 2 > target.l1
+            target, self.dtype, self.rows.count, vectors, most_rows=self._widest(), wide_k=self.k_bytes * 2 > target.l1
         )
+        self.ways, self.halved = 1, False
+        self._forms(vectors)
+        self.width = self.tile.vectors * self.lanes
+        # Tiles start anew in every item: where they do not fill it, a range of rows begins and ends anywhere in one.
+        uneven = bool(self.rows.outer) and not same(self.rows.count % self.tile.rows, 0)
+        self.variants = row_variants(self.rows.count, self.tile.rows, any_rows or uneven)
+
+    def _widest(self) -> int:
+        """The most rows of a tile."""
+        return 32 if isinstance(self.a_step, int) else _ROWS_OF_UNKNOWN_STRIDE
+
+    def _forms(self, vectors: Dim) -> None:
+        """Sums in parts, or a vector shared by two rows, where the tile would do no good."""
+        o, site, target = self.operands, self.site, self.target
         self.ways = 1 if site.sum_block else _ways(o.k, self.rows.count, vectors)
         self.halved = (
             not site.sum_block
@@ -99,10 +111,16 @@ class Product:
             self.tile = _split_tile(self.ways, vectors, target, self.dtype)
         elif self.halved:
             self.tile = _halved_tile(vectors, target)
-        self.width = self.tile.vectors * self.lanes
-        # Tiles start anew in every item: where they do not fill it, a range of rows begins and ends anywhere in one.
-        uneven = bool(self.rows.outer) and not same(self.rows.count % self.tile.rows, 0)
-        self.variants = row_variants(self.rows.count, self.tile.rows, any_rows or uneven)
+
+    @property
+    def k_bytes(self) -> int:
+        """Bytes of a vector's column of packed B."""
+        return estimate(self.operands.k) * self.lanes * self.lane_bytes
+
+    @property
+    def lane_bytes(self) -> int:
+        """Bytes of packed B that one lane is fed with in a step of k."""
+        return item_bytes(self.dtype)
 
     @property
     def prefetch(self) -> bool:

@@ -119,13 +119,17 @@ def _known(d: Dim) -> int:
     return d
 
 
-def refusal(site: ContractionSite, kind: str, types: Sequence[DType] = ARITHMETIC_TYPES) -> str | None:
-    """Why no windowed kernel takes a site; None if nothing stands against it."""
+def refusal(
+    site: ContractionSite, kind: str, types: Sequence[DType] = ARITHMETIC_TYPES, narrow: bool = False
+) -> str | None:
+    """Why no windowed kernel takes a site, or none for narrow operands; None if nothing stands against it."""
     prim = site.prim
     if prim.kind != kind:
         return f"{prim.kind} is not {kind}"
     if site.contraction.dtype not in types:
         return f"no {kind} of {site.contraction.dtype.name}"
+    if site.narrow != narrow:
+        return "the operands are no bytes" if narrow else "the operands are narrower than their sums"
     x = prim.args[0]
     if x.rank not in (3, 4, 5):
         return f"{x.rank - 2} spatial dimensions"

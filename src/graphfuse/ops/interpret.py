@@ -144,7 +144,8 @@ class _Run:
         if isinstance(prim, Pad):
             return self.pad(prim, args[0])
         if isinstance(prim, Contract):
-            return contract(prim, args, shape, self.env)
+            # Products of narrow integers are summed up in the result's type.
+            return contract(prim, [a.astype(dtype.numpy(), copy=False) for a in args], shape, self.env)
         if isinstance(prim, Opaque):
             if prim.nest not in self.nests:
                 self.nests[prim.nest] = prim.nest.meaning(self)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import DType
+from graphfuse.graph.dtypes import I8, I32, U8, DType
 from graphfuse.ops.expr import Expr, Result, Var
 from graphfuse.ops.tensor import Contract, Nest, Tensor, variables
 from graphfuse.plan.view import View
@@ -49,6 +49,11 @@ class ContractionSite:
     def index(self) -> tuple[Var, ...]:
         """The loop variables of the output: i0, i1, ... in logical order."""
         return variables(self.contraction.rank)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether products of bytes are summed up in 32 bits."""
+        return any(a.dtype in (I8, U8) for a in self.prim.args) and self.contraction.dtype == I32
 
     def view(self, tensor: Tensor) -> View:
         return self.views[tensor]

@@ -6,7 +6,18 @@ from functools import cache
 from importlib.resources import files
 
 LANES = (4, 8, 16)
-_HEADERS = ("gf_vector.h", "gf_int.h", "gf_narrow.h", "gf_exact.h", "gf_lookup.h", "gf_math.h", "gf_math64.h", "gf_random.h", "gf_pool.h")
+_HEADERS = (
+    "gf_vector.h",
+    "gf_int.h",
+    "gf_narrow.h",
+    "gf_quantized.h",
+    "gf_exact.h",
+    "gf_lookup.h",
+    "gf_math.h",
+    "gf_math64.h",
+    "gf_random.h",
+    "gf_pool.h",
+)
 
 
 @cache
