@@ -461,6 +461,8 @@ class _Planner:
                 reasons.append(f"{kernel.name}: {reason}")
         if not candidates:
             node = self.program.node_of[anchor]
+            # What kernels for such contractions say comes first, what others are for last.
+            reasons.sort(key=lambda reason: f"{site.prim.kind} is not" in reason)
             self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
             return None
         candidates.sort(key=lambda c: c.cost)
