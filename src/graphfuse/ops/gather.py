@@ -15,6 +15,7 @@ from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import items, measured
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
 from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, reshape, size, slice_
 
@@ -144,14 +145,14 @@ def gather_nd(node: OpNode) -> Tensor:
         sample(ints(3, 4, low=-5, high=6, dtype=np.int64), scalar(5, np.int64), floats(2), constants=[1]),
         sample(ints(3, 4, low=0, high=5, dtype=np.int64), int64(5), int64(3, 4), axis=1, constants=[1, 2]),
         sample(ints(13, low=0, high=5), scalar(5, np.int32), floats(2), axis=0, constants=[1], reference="onnx"),
-        sample(ints(3, dtype=np.int64), scalar(5, np.int64), floats(2), rejected="depth"),
+        sample(ints(3, dtype=np.int64), scalar(5, np.int64), floats(2)),
     ],
 )
 def one_hot(node: OpNode) -> Tensor:
     """values[1] where the new axis' index is the given one, values[0] elsewhere."""
     indices, values, depth = node.input(0), node.input(2), node.dims(1)
     if depth is None:
-        raise NotSupported("the depth must be known at compile time")
+        depth = measured(node, items(node.input(1))[:1], node.input(1))
     rank = indices.rank + 1
     axis = node.axis(node.attr("axis", -1), rank)
     position = generate([depth[0] if k == axis else 1 for k in range(rank)], lambda i: i[axis])

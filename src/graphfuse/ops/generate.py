@@ -10,10 +10,11 @@ import onnx_ir as ir
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import I64, is_float
+from graphfuse.graph.dtypes import F64, I64, is_float
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import IMPOSSIBLE, items, measured, quotient_up
 from graphfuse.ops.samples import bools, floats, int64, ints, sample, scalar
 from graphfuse.ops.tensor import Tensor, generate, load, map_, size
 
@@ -72,6 +73,7 @@ def _tensor_attribute(node: OpNode, name: str) -> np.ndarray | None:
         sample(int64(2, 3), constants=[0]),
         sample(int64(2, 0), constants=[0]),
         sample(int64(), constants=[0]),
+        sample(int64(2, 3), fixed=[0]),
         sample(int64(13), constants=[0], value=_one(7, np.int64)),
         sample(int64(3), constants=[0], value=_one(True, bool)),
     ],
@@ -81,7 +83,9 @@ def constant_of_shape(node: OpNode) -> Tensor:
     if value is None:
         value = np.zeros(1, np.float32)
     fill = lift(value.reshape(()).item(), ir.DataType.from_numpy(value.dtype))
-    return generate(node.output_shape() if wanted is None else wanted, lambda _: fill)
+    if wanted is None:
+        wanted = measured(node, items(node.input(0)), node.input(0))
+    return generate(wanted, lambda _: fill)
 
 
 def _one(value: float | bool, dtype: type) -> object:
@@ -97,11 +101,14 @@ def _one(value: float | bool, dtype: type) -> object:
         sample(scalar(9, np.int32), scalar(-4, np.int32), scalar(-2, np.int32), constants=[0, 1, 2]),
         sample(scalar(0.5), scalar(3.0), scalar(0.25), constants=[0, 1, 2]),
         sample(scalar(5, np.int64), scalar(2, np.int64), scalar(1, np.int64), constants=[0, 1, 2]),
-        sample(scalar(5.0), scalar(2.0), scalar(1.0), rejected="known at compile time"),
+        sample(scalar(5.0), scalar(2.0), scalar(1.0)),
+        sample(scalar(0.5), scalar(3.0), scalar(0.25)),
+        sample(scalar(9, np.int32), scalar(-4, np.int32), scalar(-2, np.int32)),
+        sample(scalar(2, np.int64), scalar(17, np.int64), scalar(4, np.int64)),
     ],
 )
 def range_op(node: OpNode) -> Tensor:
-    """start + i * delta; the count must be known, the numbers need not be."""
+    """start + i * delta."""
     start, delta = node.input(0), node.input(2)
     n = _range_count(node)
     known = [node.constant(k) for k in (0, 2)]
@@ -129,7 +136,19 @@ def _range_count(node: OpNode) -> Dim:
         first, beyond, step = (b[0] for b in bounds if b is not None)
         if isinstance(step, int) and step > 0:
             return D.maximum(0, D.ceildiv(D.add(beyond, D.mul(-1, first)), step))
-    raise NotSupported("the size of a range must be known at compile time")
+    start, limit, delta = (node.input(k) for k in range(3))
+    return measured(node, [_count(load(start, ()), load(limit, ()), load(delta, ()))], start, limit, delta)[0]
+
+
+def _count(start: Expr, limit: Expr, delta: Expr) -> Expr:
+    """How many numbers a range holds; a step of 0 is an error."""
+    still = E.equal(delta, 0)
+    if is_float(delta.dtype):
+        exact = E.unary("ceil", E.cast(limit - start, F64) / E.cast(E.where(still, 1, delta), F64))
+        count = E.cast(exact, I64)
+    else:
+        count = quotient_up(E.cast(limit, I64) - E.cast(start, I64), E.cast(E.where(still, 1, delta), I64))
+    return E.where(still, IMPOSSIBLE, E.maximum(count, 0))
 
 
 @op(
@@ -154,12 +173,19 @@ def eye_like(node: OpNode) -> Tensor:
         sample(floats(2, 5, 3), upper=0),
         sample(floats(5, 7), scalar(-1, np.int64), constants=[1], upper=0),
         sample(ints(5, 7), scalar(2, np.int64), constants=[1]),
+        sample(ints(5, 7), scalar(-2, np.int64)),
+        sample(floats(0, 5, 7), int64(1), upper=0, symbolic=False),
         sample(bools(5, 5)),
     ],
 )
 def trilu(node: OpNode) -> Tensor:
     x = node.input(0)
-    k = 0 if node.optional(1) is None else int(node.required_constant(1, "the diagonal").reshape(()))
-    upper = node.attr("upper", 1)
-    keep = generate(x.shape[-2:], lambda i: E.compare("ge" if upper else "le", i[1] - i[0], k))
+    known, given, upper = node.constant(1), node.optional(1), node.attr("upper", 1)
+    more = () if given is None or known is not None else (given,)
+
+    def kept(i: Sequence[Expr]) -> Expr:
+        first: int | Expr = items(more[0])[0] if more else 0 if known is None else int(known.reshape(()))
+        return E.compare("ge" if upper else "le", i[1] - i[0], first)
+
+    keep = generate(x.shape[-2:], kept, *more)
     return map_(lambda inside, v: E.where(inside, v, 0), keep, x)

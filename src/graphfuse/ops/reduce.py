@@ -10,8 +10,9 @@ from graphfuse.graph.dtypes import BOOL, U8
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import hits, items, measured, without
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, special
-from graphfuse.ops.tensor import Tensor, count, map_, reduce, reshape, size
+from graphfuse.ops.tensor import Tensor, count, index_map, map_, reduce, reshape, size
 
 Fold = Callable[[Tensor, Sequence[int]], Tensor]
 
@@ -63,7 +64,9 @@ def _samples(*more: Sample, low: float = -3.0) -> list[Sample]:
         sample(x, int64(), constants=[1], noop_with_empty_axes=1),
         sample(floats(1, 17, low=low), int64(0), constants=[1]),
         sample(floats(5, dtype=float, low=low), keepdims=0),
-        sample(x, int64(1), rejected="must be known"),
+        sample(x, int64(1)),
+        sample(x, int64(-1, 0), keepdims=0, fixed=[0]),
+        sample(x, int64(0, 1, 2), keepdims=0, fixed=[0]),
         sample(x, int64(3), constants=[1], rejected="out of range", reference="onnx"),
         *more,
     ]
@@ -80,15 +83,32 @@ def _axes(node: OpNode, x: Tensor) -> tuple[int, ...] | None:
     """The reduced axes; None when nothing is folded."""
     given: Sequence[int] = node.attr("axes", ())
     if node.optional(1) is not None:
-        given = node.integers(1, "the axes")
+        given = node.integers(1, "the axes")  # `_reduction` has looked whether they are known
     if len(given) == 0:
         return None if node.attr("noop_with_empty_axes", 0) else tuple(range(x.rank))
     return tuple(sorted({node.axis(a, x.rank) for a in given}))
 
 
+def _over_axes_at_run_time(node: OpNode, x: Tensor, fold: Fold) -> Tensor:
+    """Every axis becomes two, one that stays and one that is folded; all elements lie along one of them."""
+    given = node.input(1)
+    axes = items(given)
+    folded = hits(axes, x.rank)
+    kept = [E.where(gone, 1, size(d)) for gone, d in zip(folded, x.shape, strict=True)]
+    away = [E.where(gone, size(d), 1) for gone, d in zip(folded, x.shape, strict=True)]
+    shape = measured(node, [*kept, *away], given)
+    spread = index_map(x, shape, lambda i: tuple(i[k] + i[x.rank + k] for k in range(x.rank)))
+    y = reshape(fold(spread, range(x.rank, 2 * x.rank)), shape[: x.rank])
+    if node.attr("keepdims", 1):
+        return y
+    return reshape(y, measured(node, without(x.shape, folded, x.rank - len(axes)), given))
+
+
 def _reduction(name: str, fold: Fold, samples: Callable[[], list[Sample]]) -> None:
     def lower(node: OpNode) -> Tensor:
         x = node.input(0)
+        if node.optional(1) is not None and node.dims(1) is None:
+            return _over_axes_at_run_time(node, x, fold)
         axes = _axes(node, x)
         if axes is None:
             return fold(x, ())

@@ -6,6 +6,8 @@ integer scale, index and weight come from integer arithmetic, otherwise from flo
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,8 +22,9 @@ from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr
 from graphfuse.ops.interpret import evaluate
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import items, measured
 from graphfuse.ops.samples import Sample, floats, int64, ints, sample
-from graphfuse.ops.tensor import Tensor, generate, index_map, map_, size
+from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, reduce, reshape, size
 
 # Scales that are not ratios of integers this small are left to float32.
 _LARGEST_TERM = 64
@@ -41,14 +44,28 @@ _COORDINATES = (
 
 @dataclass(frozen=True)
 class _Axis:
-    """One resized axis: sizes, scale (None where it is only known at run time), and region of interest."""
+    """One resized axis: sizes, scale (None where it is only known at run time), and region of interest.
+
+    given: the scale where it is an input; sources: the inputs that its expressions load from.
+    """
 
     number: int
     before: Dim
     after: Dim
     scale: np.float32 | None
     coordinates: str
-    roi: tuple[float, float]
+    roi: tuple[float | Expr, float | Expr]
+    given: Expr | None = None
+    sources: tuple[Tensor, ...] = ()
+
+    @property
+    def factor(self) -> Expr:
+        """The scale in float32."""
+        if self.given is not None:
+            return self.given
+        if self.scale is None:
+            return E.cast(size(self.after), F32) / E.cast(size(self.before), F32)
+        return Const(float(self.scale), F32)
 
     def ratio(self) -> Fraction | None:
         """The scale as a small fraction, exactly."""
@@ -83,7 +100,7 @@ class _Axis:
     def coordinate(self, i: Expr) -> Expr:
         """x(i) in float32."""
         x, before, after = E.cast(i, F32), E.cast(size(self.before), F32), E.cast(size(self.after), F32)
-        scale = after / before if self.scale is None else Const(float(self.scale), F32)
+        scale = self.factor
         if self.coordinates == "asymmetric":
             return x / scale
         if self.coordinates == "tf_half_pixel_for_nn":
@@ -194,10 +211,11 @@ def _taps(x: Tensor, axis: _Axis, weights: Sequence[Callable[[Expr], Expr]], fir
     line = [axis.after if j == k else 1 for j in range(x.rank)]
 
     def neighbour(offset: int) -> Tensor:
-        return index_map(x, shape, lambda i: (*i[:k], axis.clamped(split(i[k])[0] + offset), *i[k + 1 :]))
+        place = axis.clamped
+        return index_map(x, shape, lambda i: (*i[:k], place(split(i[k])[0] + offset), *i[k + 1 :]), *axis.sources)
 
     def weight(of: Callable[[Expr], Expr]) -> Tensor:
-        return generate(line, lambda i: E.cast(of(i[k]), x.dtype))
+        return generate(line, lambda i: E.cast(of(i[k]), x.dtype), *axis.sources)
 
     total = map_(lambda v, w: v * w, neighbour(first), weight(weights[0]))
     for j in range(1, len(weights)):
@@ -237,7 +255,77 @@ def _cubic(x: Tensor, axis: _Axis, a: float, exclude_outside: bool) -> Tensor:
     return _taps(x, axis, [weight(k) for k in range(4)], -1)
 
 
+def _antialiased(node: OpNode, x: Tensor, axis: _Axis, mode: str, a: float, exclude_outside: bool) -> Tensor:
+    """Where an image gets smaller the filter gets wider by as much, so that every pixel counts."""
+    k, split, radius = axis.number, _split(axis), 1 if mode == "linear" else 2
+    scale = E.minimum(axis.factor, 1)
+    reach: Dim  # the farthest pixel on either side that counts
+    if axis.scale is not None:
+        reach = math.ceil(radius / float(axis.scale)) - 1
+    else:
+        far = E.cast(E.unary("ceil", Const(float(radius), F32) / scale), I64) - 1
+        (reach,) = measured(node, [far], *axis.sources)
+    taps = D.add(D.mul(reach, 2), 2)
+    shape = [axis.after if j == k else d for j, d in enumerate(x.shape)]
+    line = [axis.after if j == k else 1 for j in range(x.rank)]
+
+    def pixel(i: Sequence[Expr]) -> Expr:
+        return split(i[k])[0] + i[-1] - size(reach)
+
+    def weight(i: Sequence[Expr]) -> Expr:
+        t = E.unary("abs", (E.cast(i[-1] - size(reach), F32) - split(i[k])[1]) * scale)
+        if mode == "linear":
+            w = E.maximum(1 - t, 0)
+        else:
+            near, far = ((t * (a + 2) - (a + 3)) * t) * t + 1, ((t * a - 5 * a) * t + 8 * a) * t - 4 * a
+            w = E.where(t <= 1, near, E.where(t < 2, far, 0))
+        if exclude_outside:
+            w = E.where(E.logical("and", pixel(i) >= 0, pixel(i) < size(axis.before)), w, 0)
+        return E.cast(w, x.dtype)
+
+    near = index_map(x, (*shape, taps), lambda i: (*i[:k], axis.clamped(pixel(i)), *i[k + 1 : -1]), *axis.sources)
+    weights = generate((*line, taps), weight, *axis.sources)
+    total = reduce("sum", map_(lambda v, w: v * w, near, weights), (-1,))
+    return reshape(map_(lambda v, w: v / w, total, reduce("sum", weights, (-1,))), shape)
+
+
 # ---------------------------------------------------------------- the op
+
+
+def _antialias_samples(image: np.ndarray) -> list[Sample]:
+    def case(scales: Sequence[float], **attrs: object) -> Sample:
+        given = np.array([1, 1, *scales], np.float32)
+        return sample(image, None, given, constants=[2], antialias=1, reference="onnx", **attrs)  # type: ignore[arg-type]
+
+    return [
+        case([0.6, 0.6], mode="linear", symbolic=False),
+        case([0.6, 0.6], mode="cubic", symbolic=False),
+        case([0.4, 2], mode="cubic", exclude_outside=1, symbolic=False),
+        case([0.5, 0.5], mode="linear"),
+    ]
+
+
+def _run_time_samples(image: np.ndarray) -> list[Sample]:
+    """Scales, sizes and regions that are inputs."""
+    scales, sizes = np.array([1, 1, 2, 0.7], np.float32), int64(1, 2, 8, 3)
+    region = np.array([0, 0, 0.1, 0.2, 1, 1, 0.8, 1.2], np.float32)
+    crop = {"coordinate_transformation_mode": "tf_crop_and_resize", "mode": "linear", "extrapolation_value": 7.0}
+    plain = _COORDINATES[:5]
+
+    def case(*inputs: np.ndarray | None, **attrs: object) -> Sample:
+        return sample(image, *inputs, fixed=[0, 1], **attrs)  # type: ignore[arg-type]
+
+    return [
+        *(case(None, scales, mode="nearest", coordinate_transformation_mode=c) for c in plain),
+        *(case(None, scales, mode="linear", coordinate_transformation_mode=c) for c in plain),
+        case(None, scales, mode="cubic"),
+        *(case(None, None, sizes, mode="linear", coordinate_transformation_mode=c) for c in plain),
+        case(None, None, sizes, mode="cubic", exclude_outside=1),
+        case(region, None, int64(1, 2, 4, 6), **crop),
+        case(None, None, int64(8, 9), axes=[2, 3], keep_aspect_ratio_policy="not_larger"),
+        case(None, None, int64(8, 9), axes=[2, 3], keep_aspect_ratio_policy="not_smaller"),
+        case(None, np.array([1, 1, 0.6, 0.6], np.float32), mode="linear", antialias=1, reference="onnx"),
+    ]
 
 
 def _samples() -> list[Sample]:
@@ -299,8 +387,8 @@ def _samples() -> list[Sample]:
         sample(ints(1, 2, 5, 7), None, np.array([1, 1, 2, 2], np.float32), constants=[2]),
         sample(floats(1, 2, 7), None, np.array([1, 1, 2], np.float32), constants=[2], mode="linear"),
         sample(floats(1, 1, 3, 4, 5), None, np.array([1, 1, 2, 2, 2], np.float32), constants=[2], mode="linear"),
-        scaled(0.5, 0.5, mode="linear", antialias=1, rejected="antialias"),
-        sample(image, None, np.array([1, 1, 2, 2], np.float32), rejected="must be known"),
+        *_antialias_samples(image),
+        *_run_time_samples(image),
     ]
 
 
@@ -309,19 +397,20 @@ def resize(node: OpNode) -> Tensor:
     x, mode = node.input(0), node.attr("mode", "nearest")
     if mode not in _MODES:
         raise NotSupported(f"mode = {mode!r} is unknown")
-    if mode != "nearest" and node.attr("antialias", 0):
-        raise NotSupported("antialias is not supported")
     if mode != "nearest" and not is_float(x.dtype):
         raise NotSupported(f"{mode} interpolation of {x.dtype.name}")
     axes = _resized_axes(node, x)
     y = x
     if mode == "nearest":
         y = _pick(x, axes, node.attr("nearest_mode", "round_prefer_floor"))
+    outside = bool(node.attr("exclude_outside", 0))
     for axis in axes if mode != "nearest" else []:
-        if mode == "linear":
+        if node.attr("antialias", 0) and (axis.scale is None or axis.scale < 1):
+            y = _antialiased(node, y, axis, mode, node.attr("cubic_coeff_a", -0.75), outside)
+        elif mode == "linear":
             y = _linear(y, axis)
         else:
-            y = _cubic(y, axis, node.attr("cubic_coeff_a", -0.75), bool(node.attr("exclude_outside", 0)))
+            y = _cubic(y, axis, node.attr("cubic_coeff_a", -0.75), outside)
     return _extrapolate(y, axes, node.attr("extrapolation_value", 0.0))
 
 
@@ -333,7 +422,12 @@ def _pick(x: Tensor, axes: Sequence[_Axis], nearest_mode: str) -> Tensor:
     functions = {axis.number: _nearest(axis, nearest_mode) for axis in axes}
     sizes = {axis.number: axis.after for axis in axes}
     shape = [sizes.get(k, d) for k, d in enumerate(x.shape)]
-    return index_map(x, shape, lambda i: tuple(functions[k](e) if k in functions else e for k, e in enumerate(i)))
+    sources = dict.fromkeys(t for axis in axes for t in axis.sources)
+
+    def place(i: Sequence[Expr]) -> tuple[Expr, ...]:
+        return tuple(functions[k](e) if k in functions else e for k, e in enumerate(i))
+
+    return index_map(x, shape, place, *sources)
 
 
 def _extrapolate(y: Tensor, axes: Sequence[_Axis], value: float) -> Tensor:
@@ -345,7 +439,7 @@ def _extrapolate(y: Tensor, axes: Sequence[_Axis], value: float) -> Tensor:
             x = axis.coordinate(i[axis.number])
             return E.logical("and", x >= 0, x <= E.cast(size(D.add(axis.before, -1)), F32))
 
-        line = generate([axis.after if k == axis.number else 1 for k in range(y.rank)], inside)
+        line = generate([axis.after if k == axis.number else 1 for k in range(y.rank)], inside, *axis.sources)
         y = map_(lambda ok, v: E.where(ok, v, value), line, y)
     return y
 
@@ -357,35 +451,69 @@ def _resized_axes(node: OpNode, x: Tensor) -> list[_Axis]:
         raise NotSupported(f"coordinate_transformation_mode = {coordinates!r} is unknown")
     numbers = [node.axis(a, x.rank) for a in node.attr("axes", None) or range(x.rank)]
     before = [x.shape[k] for k in numbers]
-    after, scales = _targets(node, before)
-    roi = [0.0] * len(numbers) + [1.0] * len(numbers)
+    after, scales, given = _targets(node, before)
+    roi: list[float | Expr] = [*[0.0] * len(numbers), *[1.0] * len(numbers)]
+    sources = [node.input(2)] if given is not None and _by_scales(node) else []
+    sources += [node.input(3)] if given is not None and not _by_scales(node) else []
     if coordinates == "tf_crop_and_resize":
-        roi = node.required_constant(1, "the region of interest").tolist()
+        known = node.constant(1)
+        if known is not None:
+            roi = known.tolist()
+        else:
+            roi = [*_floats(node.input(1))]
+            sources.append(node.input(1))
     result = []
     for j, k in enumerate(numbers):
         if coordinates != "tf_crop_and_resize" and D.same(before[j], after[j]) and scales[j] in (None, 1):
             continue
-        result.append(_Axis(k, before[j], after[j], scales[j], coordinates, (roi[j], roi[len(numbers) + j])))
+        part = roi[j], roi[len(numbers) + j]
+        scale = None if given is None else given[j]
+        result.append(_Axis(k, before[j], after[j], scales[j], coordinates, part, scale, tuple(sources)))
     return result
 
 
-def _targets(node: OpNode, before: Sequence[Dim]) -> tuple[list[Dim], list[np.float32 | None]]:
-    """Output sizes and scales of the given axes."""
+def _floats(x: Tensor) -> list[Expr]:
+    """The elements of a tensor of floats of rank 1, in float32."""
+    if x.rank != 1 or not D.is_static(*x.shape):
+        raise NotSupported("how many axes it resizes must be known at compile time")
+    return [E.cast(load(x, (Const(k, I64),)), F32) for k in range(int(x.shape[0]))]  # type: ignore[arg-type]
+
+
+def _by_scales(node: OpNode) -> bool:
     sizes = node.optional(3)
-    if sizes is None or D.same(sizes.shape[0], 0):
-        given = node.required_constant(2, "the scales").astype(np.float32)
-        return [_scaled(d, s) for d, s in zip(before, given, strict=True)], list(given)
-    wanted = node.dims(3)
-    if wanted is None:
-        raise NotSupported("the sizes must be known at compile time")
-    policy = node.attr("keep_aspect_ratio_policy", "stretch")
+    return sizes is None or D.same(sizes.shape[0], 0)
+
+
+def _targets(node: OpNode, before: Sequence[Dim]) -> tuple[list[Dim], list[np.float32 | None], list[Expr] | None]:
+    """Output sizes and scales of the given axes; the scales as expressions where they depend on an input's elements."""
+    count = len(before)
+    if _by_scales(node):
+        known = node.constant(2)
+        if known is not None:
+            return [_scaled(d, s) for d, s in zip(before, known.astype(np.float32), strict=True)], list(known), None
+        given = _floats(node.input(2))
+        sizes = [E.cast(E.unary("floor", E.cast(size(d), F32) * s), I64) for d, s in zip(before, given, strict=True)]
+        return measured(node, sizes, node.input(2)), [None] * count, given
+    wanted, policy = node.dims(3), node.attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
-        return wanted, [_scale(d, o) for d, o in zip(before, wanted, strict=True)]
-    if not D.is_static(*before, *wanted):
-        raise NotSupported(f"keep_aspect_ratio_policy = {policy!r} with sizes known at run time")
+        after = measured(node, items(node.input(3)), node.input(3)) if wanted is None else wanted
+        return after, [_scale(d, o) for d, o in zip(before, after, strict=True)], None
+    if wanted is None or not D.is_static(*before, *wanted):
+        return _kept_ratio(node, before, policy)
     ratios = [np.float32(int(o)) / np.float32(int(d)) for d, o in zip(before, wanted, strict=True)]
     scale = min(ratios) if policy == "not_larger" else max(ratios)
-    return [int(np.floor(scale * np.float32(int(d)) + np.float32(0.5))) for d in before], [scale] * len(before)
+    return [int(np.floor(scale * np.float32(int(d)) + np.float32(0.5))) for d in before], [scale] * count, None
+
+
+def _kept_ratio(
+    node: OpNode, before: Sequence[Dim], policy: str
+) -> tuple[list[Dim], list[np.float32 | None], list[Expr] | None]:
+    """Sizes given at run time of which one is kept: all axes get its scale."""
+    wanted = items(node.input(3))
+    ratios = [E.cast(o, F32) / E.cast(size(d), F32) for d, o in zip(before, wanted, strict=True)]
+    scale = functools.reduce(E.minimum if policy == "not_larger" else E.maximum, ratios)
+    sizes = [E.cast(E.unary("floor", E.cast(size(d), F32) * scale + 0.5), I64) for d in before]
+    return measured(node, sizes, node.input(3)), [None] * len(before), [scale] * len(before)
 
 
 def _scaled(d: Dim, scale: np.float32) -> Dim:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import sympy
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
+from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Expr
+from graphfuse.ops.expr import Const, Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import IMPOSSIBLE, hits, items, measured, with_ones, without
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample
 from graphfuse.ops.tensor import (
     Tensor,
@@ -62,6 +65,24 @@ def resolve_shape(source: Sequence[Dim], wanted: Sequence[Dim], keep_zero: bool)
     return shape
 
 
+def _shape_at_run_time(node: OpNode, x: Tensor) -> Sequence[Dim]:
+    """The target of a reshape whose numbers are an input, unless shape inference knows them all the same."""
+    with contextlib.suppress(NotSupported):
+        known = node.output_shape()
+        if set(D.symbols(known)) <= set(D.symbols(x.shape)):
+            return known
+    given = node.input(1)
+    wanted = items(given)
+    if not node.attr("allowzero", 0):
+        copied = [*map(size, x.shape), *[IMPOSSIBLE] * len(wanted)]
+        wanted = [E.where(E.equal(w, 0), copied[k], w) for k, w in enumerate(wanted)]
+    others: Expr = Const(1, I64)
+    for w in wanted:
+        others = others * E.where(E.equal(w, -1), 1, w)
+    rest = E.floordiv(size(D.product(x.shape)), E.maximum(others, 1))
+    return measured(node, [E.where(E.equal(w, -1), rest, w) for w in wanted], given)
+
+
 @op(
     "Reshape",
     samples=lambda: [
@@ -75,13 +96,16 @@ def resolve_shape(source: Sequence[Dim], wanted: Sequence[Dim], keep_zero: bool)
         sample(floats(1), int64(), constants=[1]),
         sample(floats(), int64(1, 1), constants=[1]),
         sample(floats(0, 3), int64(3, 0), constants=[1], allowzero=1, symbolic=False),
+        sample(floats(2, 3, 17), int64(0, -1), fixed=[0]),
+        sample(floats(2, 3, 17), int64(3, 1, 34), fixed=[0]),
+        sample(floats(0, 3), int64(3, 0), allowzero=1, symbolic=False),
         sample(floats(2, 3), int64(-1, -1), constants=[1], rejected="more than one -1", reference="onnx"),
     ],
 )
 def reshape_op(node: OpNode) -> Tensor:
     x, wanted = node.input(0), node.dims(1)
     if wanted is None:
-        return reshape(x, node.output_shape())
+        return reshape(x, _shape_at_run_time(node, x))
     target = resolve_shape(x.shape, wanted, bool(node.attr("allowzero", 0)))
     if D.is_static(*target, *x.shape) and not D.same(D.product(target), D.product(x.shape)):
         raise NotSupported(f"{list(x.shape)} does not reshape to {list(target)}")
@@ -108,12 +132,17 @@ def flatten(node: OpNode) -> Tensor:
         sample(floats(1, 3, 1, 17)),
         sample(floats(1, 3, 1, 17), int64(0), constants=[1]),
         sample(floats(1, 3, 1, 17), int64(-2, 0), constants=[1]),
+        sample(floats(1, 3, 1, 17), int64(-2, 0), fixed=[0]),
         sample(floats(2, 3), int64(0), constants=[1], rejected="size 2"),
     ],
 )
 def squeeze(node: OpNode) -> Tensor:
     x = node.input(0)
-    if node.optional(1) is None:
+    given = node.optional(1)
+    if given is not None and node.dims(1) is None:
+        count = len(items(given))
+        return reshape(x, measured(node, without(x.shape, hits(items(given), x.rank), x.rank - count), given))
+    if given is None:
         axes = [k for k, d in enumerate(x.shape) if isinstance(d, int) and d == 1]
     else:
         axes = [node.axis(a, x.rank) for a in node.integers(1, "the axes")]
@@ -130,10 +159,16 @@ def squeeze(node: OpNode) -> Tensor:
         sample(floats(3, 17), int64(0), constants=[1]),
         sample(floats(3, 17), int64(-1, 1), constants=[1]),
         sample(floats(), int64(0, 1), constants=[1]),
+        sample(floats(3, 17), int64(-1, 1), fixed=[0]),
+        sample(floats(), int64(0, 1), fixed=[0]),
     ],
 )
 def unsqueeze(node: OpNode) -> Tensor:
-    x, given = node.input(0), node.integers(1, "the axes")
+    x = node.input(0)
+    if node.dims(1) is None:
+        added = items(node.input(1))
+        return reshape(x, measured(node, with_ones(x.shape, hits(added, x.rank + len(added))), node.input(1)))
+    given = node.integers(1, "the axes")
     rank = x.rank + len(given)
     axes = [node.axis(a, rank) for a in given]
     rest = iter(x.shape)
@@ -181,6 +216,7 @@ def concat_op(node: OpNode) -> Tensor:
         sample(floats(3, 16), outputs=4, axis=-1, num_outputs=4),
         sample(floats(17, 2), outputs=3, num_outputs=3),
         sample(ints(6), int64(1, 0, 5), constants=[1], outputs=3, symbolic=False),
+        sample(floats(3, 17), int64(5, 12), outputs=2, axis=1, fixed=[0]),
     ],
 )
 def split(node: OpNode) -> list[Tensor]:
@@ -199,7 +235,7 @@ def _split_sizes(node: OpNode, total: Dim) -> list[Dim]:
     if node.optional(1) is not None:
         sizes = node.dims(1)
         if sizes is None:
-            raise NotSupported("the sizes of the parts must be known at compile time")
+            return measured(node, items(node.input(1)), node.input(1))
         if D.is_static(total, *sizes) and sum(int(s) for s in sizes) != total:
             raise NotSupported(f"parts of {sizes} do not add up to {total}")
         return sizes
@@ -217,14 +253,48 @@ def _split_sizes(node: OpNode, total: Dim) -> list[Dim]:
         sample(floats(3, 17), int64(1), constants=[1]),
         sample(ints(), int64(2, 3), constants=[1]),
         sample(floats(1, 3), int64(0, 3), constants=[1], symbolic=False),
+        sample(floats(13, 1), int64(2, 13, 17), fixed=[0]),
+        sample(floats(2, 1, 5), int64(3, 1), fixed=[0]),
     ],
 )
 def expand_op(node: OpNode) -> Tensor:
     x, shape = node.input(0), node.dims(1)
     try:
-        return expand(x, node.output_shape() if shape is None else shape)
+        return _expand_at_run_time(node, x) if shape is None else expand(x, shape)
     except ValueError as error:
         raise NotSupported(str(error)) from error
+
+
+def _expand_at_run_time(node: OpNode, x: Tensor) -> Tensor:
+    with contextlib.suppress(NotSupported):
+        known = node.output_shape()
+        if set(D.symbols(known)) <= set(D.symbols(x.shape)):
+            return expand(x, known)
+    wanted = items(node.input(1))
+    rank = max(x.rank, len(wanted))
+    ahead: list[Dim] = [1] * (rank - x.rank)
+    sizes = [_broadcast_size(d, w) for d, w in zip([*ahead, *x.shape], _led(wanted, rank), strict=True)]
+    lead = rank - x.rank
+
+    def index(i: Sequence[Expr]) -> tuple[Expr, ...]:
+        # Along an axis of size 1 every index is the first, along another one of that size itself.
+        return tuple(E.minimum(i[lead + k], size(D.add(d, -1))) for k, d in enumerate(x.shape))
+
+    return index_map(x, measured(node, sizes, node.input(1)), index)
+
+
+def _led(wanted: Sequence[Expr], rank: int) -> list[Expr]:
+    return [*[Const(1, I64)] * (rank - len(wanted)), *wanted]
+
+
+def _broadcast_size(d: Dim, wanted: Expr) -> Expr:
+    """What two sizes broadcast to; an impossible size when they do not."""
+    if isinstance(d, int) and d == 1:
+        return wanted
+    fits = E.logical("or", E.equal(wanted, 1), E.equal(wanted, size(d)))
+    if isinstance(d, int):
+        return E.where(fits, size(d), IMPOSSIBLE)
+    return E.where(fits, size(d), E.where(E.equal(size(d), 1), wanted, IMPOSSIBLE))
 
 
 @op(
@@ -234,12 +304,13 @@ def expand_op(node: OpNode) -> Tensor:
         sample(floats(3, 1), int64(1, 4), constants=[1]),
         sample(ints(2, 3, 4), int64(1, 2, 1), constants=[1]),
         sample(floats(3), int64(0), constants=[1]),
+        sample(floats(3, 5), int64(2, 3), fixed=[0]),
     ],
 )
 def tile(node: OpNode) -> Tensor:
     x, repeats = node.input(0), node.dims(1)
     if repeats is None:
-        raise NotSupported("the repeats must be known at compile time")
+        repeats = measured(node, items(node.input(1)), node.input(1))
     shape = [D.mul(d, r) for d, r in zip(x.shape, repeats, strict=True)]
     repeated = [not (isinstance(r, int) and r == 1) for r in repeats]
     if all(isinstance(d, int) and d == 1 for d, again in zip(x.shape, repeated, strict=True) if again):
@@ -278,10 +349,12 @@ def depth_to_space(node: OpNode) -> Tensor:
 
 @op("SpaceToDepth", samples=lambda: [sample(floats(2, 3, 4, 6), blocksize=2, fixed=[2, 3])])
 def space_to_depth(node: OpNode) -> Tensor:
-    x, b = node.input(0), node.attr("blocksize")
-    if node.attr("mode", "DCR") != "DCR":
-        raise NotSupported("only mode = DCR")  # a later opset's attribute
+    """Since opset 28 the mode says whether the blocks or the channels come first in the result's channels."""
+    x, b, mode = node.input(0), node.attr("blocksize"), node.attr("mode", "DCR")
+    if mode not in ("DCR", "CRD"):
+        raise NotSupported(f"mode = {mode!r} is unknown")
     n, c, h, w = x.shape
     rows, columns = D.floordiv(h, b), D.floordiv(w, b)
-    blocks = transpose(reshape(x, (n, c, rows, b, columns, b)), (0, 3, 5, 1, 2, 4))
+    order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
+    blocks = transpose(reshape(x, (n, c, rows, b, columns, b)), order)
     return reshape(blocks, (n, D.mul(c, b * b), rows, columns))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,12 +10,13 @@ import sympy
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import BOOL
+from graphfuse.graph.dtypes import BOOL, I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import IMPOSSIBLE, items, measured, quotient_up, vector
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
-from graphfuse.ops.tensor import Tensor, generate, index_map, map_, pad, size, slice_
+from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, pad, size, slice_
 
 # Models write "to the end" as the largest number of some integer type.
 _FAR = 2**31 - 1
@@ -44,15 +46,20 @@ def _slice_samples() -> list[Sample]:
         case([99], [-99], int64(0), int64(-1)),
         case([-99], [-99], int64(0), int64(-1)),
         sample(ints(0, 3), int64(0), int64(2), constants=[1, 2]),
-        sample(x, int64(1), int64(5), rejected="must be known"),
+        sample(x, int64(1), int64(5)),
+        sample(x, int64(-3, 9), int64(last, 2), int64(1, 0), int64(1, -3), fixed=[0]),
+        sample(x, int64(99, -1), int64(-99, -last), int64(-2, -1), int64(-1, -2), fixed=[0]),
+        sample(x, int64(0), int64(99), int64(0), constants=[3]),
+        sample(x, int64(3), int64(3), int64(1), int64(2)),
     ]
 
 
 @op("Slice", samples=_slice_samples)
 def slice_op(node: OpNode) -> Tensor:
     x, starts, ends = node.input(0), node.dims(1), node.dims(2)
-    if starts is None or ends is None:
-        raise NotSupported("the starts and ends must be known at compile time")
+    later = [node.optional(k) is not None and node.dims(k) is None for k in (3, 4)]
+    if starts is None or ends is None or any(later):
+        return _slice_at_run_time(node, x)
     axes = range(len(starts)) if node.optional(3) is None else node.integers(3, "the axes")
     steps = [1] * len(starts) if node.optional(4) is None else node.integers(4, "the steps")
     first: list[Dim] = [0] * x.rank
@@ -63,6 +70,57 @@ def slice_op(node: OpNode) -> Tensor:
             raise NotSupported("a step of 0")
         first[k], shape[k], step[k] = _along(x.shape[k], s, e, int(t))
     return x if D.same_shape(shape, x.shape) and all(t == 1 for t in step) else slice_(x, first, shape, step)
+
+
+def _slice_at_run_time(node: OpNode, x: Tensor) -> Tensor:
+    """Positions are clamped by the program itself; how many elements there are is measured."""
+    sources = [t for t in (node.optional(k) for k in range(1, 5)) if t is not None]
+    starts, ends = items(node.input(1)), items(node.input(2))
+    axes: list[Expr] = [Const(k, I64) for k in range(len(starts))]
+    if node.optional(3) is not None:
+        axes = [Const(int(a), I64) for a in node.dims(3) or ()] or items(node.input(3))  # type: ignore[arg-type]
+    steps: list[Expr] = [Const(1, I64)] * len(starts)
+    if node.optional(4) is not None:
+        steps = [Const(int(t), I64) for t in node.dims(4) or ()] or items(node.input(4))  # type: ignore[arg-type]
+    firsts: list[Expr] = [Const(0, I64)] * x.rank
+    strides: list[Expr] = [Const(1, I64)] * x.rank
+    counts = [size(d) for d in x.shape]
+    for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
+        for k, d in enumerate(x.shape):
+            first, count = _part(size(d), s, e, t)
+            values = (firsts[k], first), (strides[k], t), (counts[k], count)
+            firsts[k], strides[k], counts[k] = (_if_axis(a, k, x.rank, new, old) for old, new in values)
+    if all(isinstance(t, Const) for t in strides):
+        found = measured(node, [*firsts, *counts], *sources)
+        return slice_(x, found[: x.rank], found[x.rank :], [int(t.value) for t in strides if isinstance(t, Const)])
+    origin, stride = vector(firsts, *sources), vector(strides, *sources)
+
+    def index(i: Sequence[Expr]) -> tuple[Expr, ...]:
+        return tuple(load(origin, (Const(k, I64),)) + e * load(stride, (Const(k, I64),)) for k, e in enumerate(i))
+
+    return index_map(x, measured(node, counts, *sources), index, origin, stride)
+
+
+def _if_axis(a: Expr, k: int, rank: int, new: Expr, old: Expr) -> Expr:
+    """`new` when the axis a, which may count from the end, is axis k, else `old`."""
+    if isinstance(a, Const):
+        return new if int(a.value) in (k, k - rank) else old
+    if new == old:
+        return old
+    return E.where(E.logical("or", E.equal(a, k), E.equal(a, k - rank)), new, old)
+
+
+def _part(extent: Expr, start: Expr, end: Expr, step: Expr) -> tuple[Expr, Expr]:
+    """First index and number of elements of start:end:step along an axis; a step of 0 is an error."""
+    if isinstance(step, Const) and step.value == 0:
+        raise NotSupported("a step of 0")
+    back, last = step < 0, extent - 1
+    start, end = (E.where(p < 0, p + extent, p) for p in (start, end))
+    first = E.maximum(E.minimum(start, E.where(back, last, extent)), 0)
+    beyond = E.where(back, E.minimum(E.maximum(end, -1), last), E.minimum(E.maximum(end, 0), extent))
+    still = E.equal(step, 0)
+    count = E.maximum(quotient_up(beyond - first, E.where(still, Const(1, I64), step)), 0)
+    return first, E.where(still, IMPOSSIBLE, E.where(extent > 0, count, Const(0, I64)))
 
 
 def _along(extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]:
@@ -109,7 +167,9 @@ def _pad_samples() -> list[Sample]:
         sample(floats(1, 5), int64(0, 2, 0, 3), constants=[1], mode="edge"),
         sample(ints(2, 3, 4), int64(0, 1, 2, 0, 0, 1), scalar(-7, np.int32), constants=[1, 2]),
         sample(bools(3), int64(1, 1), constants=[1]),
-        sample(x, int64(1, 1, 1, 1), rejected="must be known"),
+        *(sample(x, int64(1, 2, 3, 0), mode=m, fixed=[0]) for m in ("constant", "reflect", "edge", "wrap")),
+        *(sample(x, int64(-1, 2, 2, -3), mode=m, fixed=[0]) for m in ("constant", "reflect", "edge")),
+        sample(x, int64(2, 1), scalar(1.5), int64(-1), fixed=[0]),
         sample(x, int64(1, 1, 1, 1), scalar(2.0), constants=[1]),
     ]
 
@@ -117,14 +177,17 @@ def _pad_samples() -> list[Sample]:
 @op("Pad", samples=_pad_samples)
 def pad_op(node: OpNode) -> Tensor:
     """Negative widths cut off; then the border is added."""
-    x = node.input(0)
-    before, after = _widths(node, x)
-    cut_before, cut_after = [_negative(b) for b in before], [_negative(a) for a in after]
+    x, axes = node.input(0), node.optional(3)
+    if node.dims(1) is None or (axes is not None and node.dims(3) is None):
+        before, after, cut_before, cut_after = _widths_at_run_time(node, x)
+    else:
+        before, after = _widths(node, x)
+        cut_before, cut_after = [_negative(b) for b in before], [_negative(a) for a in after]
+        before = [D.add(b, c) for b, c in zip(before, cut_before, strict=True)]
+        after = [D.add(a, c) for a, c in zip(after, cut_after, strict=True)]
     if not all(D.same(c, 0) for c in [*cut_before, *cut_after]):
         kept = [D.add(d, D.mul(-1, D.add(b, a))) for d, b, a in zip(x.shape, cut_before, cut_after, strict=True)]
         x = slice_(x, cut_before, kept, [1] * x.rank)
-    before = [D.add(b, c) for b, c in zip(before, cut_before, strict=True)]
-    after = [D.add(a, c) for a, c in zip(after, cut_after, strict=True)]
     if all(isinstance(w, int) and w == 0 for w in [*before, *after]):
         return x
     mode = node.attr("mode", "constant")
@@ -136,9 +199,7 @@ def pad_op(node: OpNode) -> Tensor:
 
 
 def _widths(node: OpNode, x: Tensor) -> tuple[list[Dim], list[Dim]]:
-    pads = node.dims(1)
-    if pads is None:
-        raise NotSupported("the widths of the border must be known at compile time")
+    pads = node.dims(1) or []
     axes = list(range(x.rank))
     if node.optional(3) is not None:
         axes = [node.axis(a, x.rank) for a in node.integers(3, "the axes")]
@@ -149,6 +210,24 @@ def _widths(node: OpNode, x: Tensor) -> tuple[list[Dim], list[Dim]]:
     for k, a in enumerate(axes):
         before[a], after[a] = pads[k], pads[len(axes) + k]
     return before, after
+
+
+def _widths_at_run_time(node: OpNode, x: Tensor) -> list[list[Dim]]:
+    """The widths of the border before and behind every axis, and how much is cut off there."""
+    given, axes = node.input(1), node.optional(3)
+    sources = [given] if axes is None else [given, axes]
+    widths = items(given)
+    numbers: list[Expr] = [Const(k, I64) for k in range(x.rank)] if axes is None else items(axes)
+    if len(widths) != 2 * len(numbers):
+        raise NotSupported(f"{len(widths)} widths for {len(numbers)} axes")
+    sides: list[list[Expr]] = [[Const(0, I64)] * x.rank for _ in range(2)]
+    for j, a in enumerate(numbers):
+        for k, (side, _) in itertools.product(range(x.rank), enumerate(sides)):
+            hit = E.logical("or", E.equal(a, k), E.equal(a, k - x.rank))
+            sides[side][k] = E.where(hit, widths[side * len(numbers) + j], sides[side][k])
+    found = [E.maximum(sign * w, 0) for sign in (1, -1) for side in sides for w in side]
+    sizes = measured(node, found, *sources)
+    return [sizes[k : k + x.rank] for k in range(0, 4 * x.rank, x.rank)]
 
 
 def _negative(width: Dim) -> Dim:
