@@ -333,8 +333,10 @@ class Builder:
             return
         if kind < 0.75:
             self.branch(nodes, values, depth - 1)
-        elif kind < 0.92:
+        elif kind < 0.87:
             self.loop(nodes, values, depth - 1)
+        elif kind < 0.93:
+            self.growth(nodes, values)
         else:
             self.scan(nodes, values, depth - 1)
 
@@ -382,6 +384,32 @@ class Builder:
         values += outputs[: self.random.randint(1, carried)]
         for stack in outputs[carried:]:
             values.append(self.sum(nodes, stack, 0))
+
+    def growth(self, nodes: list[NodeProto], values: list[str]) -> None:
+        """A loop that appends rows to what it carries, and now and then asks how many there are."""
+        row, size = self.constant(np.array([[1, -2, 0.5]], np.float32)), self.random.choice([2, 3, 4])
+        first, zero = self.constant(np.array([0], np.int64)), self.constant(int64(0))
+        names = {key: self.name(key) for key in ("i", "p", "a", "d", "s", "h", "e", "b", "u", "r", "q", "g", "t", "m")}
+        text = f"""agraph (int64 {names["i"]}, bool {names["p"]}, float[G, 3] {names["a"]})
+            => (bool {names["q"]}, float[H, 3] {names["r"]}, float[3] {names["t"]}) {{
+            {names["q"]} = Identity({names["p"]}) {names["s"]} = Shape({names["a"]})
+            {names["h"]} = Gather({names["s"]}, {zero}) {names["e"]} = Equal({names["h"]}, {self.constant(int64(size))})
+            {names["u"]} = If({names["e"]}) <
+                then_branch = b1 () => (float[J, 3] {names["b"]}) {{ {names["b"]} = Neg({row}) }},
+                else_branch = b2 () => (float[K, 3] {names["d"]}) {{
+                    {names["d"]} = Gather({self.random.choice(values)}, {first}) }}>
+            {names["r"]} = Concat<axis = 0>({names["a"]}, {names["u"]})
+            {names["t"]} = ReduceSum<keepdims = 0>({names["r"]}, {first}) }}"""
+        starts = self.random.choice([self.random.choice(values), row, self.constant(np.zeros((0, 3), np.float32))])
+        trips = self.random.choice(["n", self.constant(int64(self.random.choice([0, 2, 12])))])
+        outputs = [self.name("l"), self.name("l")]
+        yes = self.constant(np.array(True))
+        body = onnx.parser.parse_graph(text)
+        nodes.append(helper.make_node("Loop", [trips, yes, starts], outputs, body=body))
+        sums = [self.sum(nodes, output, 0) for output in outputs]
+        for total in sums:
+            nodes.append(helper.make_node("Add", [self.random.choice(values), total], [self.name("v")]))
+            values.append(nodes[-1].output[0])
 
     def own(self, nodes: list[NodeProto], value: str) -> str:
         nodes.append(helper.make_node("Identity", [value], [self.name("q")]))

@@ -14,6 +14,7 @@ from graphfuse.graph.origins import origins
 from graphfuse.graph.randomness import RANDOM_OPS
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.ledger import Ledger
+from graphfuse.rules.builder import Builder
 from graphfuse.rules.values import Array, array
 
 STAGE = "simplify"
@@ -32,11 +33,15 @@ def apply(model: ir.Model, ledger: Ledger) -> bool:
     """Fold what can be folded, in the graph and in the bodies of its control flow; whether anything was."""
     folded = []
     inference: Inference | None = None
+    build: Builder | None = None
     for graph in graphs(model.graph):
         for node in list(graph):
-            results = _results(node)
+            results = None if _is_bound(node, model.graph) else _results(node)
             if results is None:
                 continue
+            if any(value.is_graph_output() for value in node.outputs):
+                build = build or Builder(model)
+                _give_copies(node, build)
             new = [_replace(model, value, elements) for value, elements in zip(node.outputs, results, strict=True)]
             graph.remove(node, safe=True)
             ledger.settle(origins(node), "folded", by="fold_constants", reason="computed at compile time")
@@ -61,9 +66,24 @@ def _replace(model: ir.Model, value: ir.Value, elements: Array) -> ir.Value:
     return folded
 
 
+def _is_bound(node: ir.Node, graph: ir.Graph) -> bool:
+    """Whether a result of the node has to stay: as one of the model, or as the copy that is a body's result."""
+    outside = any(value.is_graph_output() for value in node.outputs)
+    return outside and (node.graph is graph or node.op_type == "Identity")
+
+
+def _give_copies(node: ir.Node, build: Builder) -> None:
+    """Let copies be the results of the body, whose results are made in the body itself."""
+    body = node.graph
+    assert body is not None
+    for k, value in enumerate(list(body.outputs)):
+        if value.producer() is node:
+            body.outputs[k] = build.end(body, value)
+
+
 def _results(node: ir.Node) -> list[Array] | None:
     """The elements of all outputs of the node, or None when they are not known or not worth storing."""
-    if node.domain != "" or node.op_type in _NEVER or any(value.is_graph_output() for value in node.outputs):
+    if node.domain != "" or node.op_type in _NEVER:
         return None
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return None
@@ -108,5 +128,8 @@ HITS = (
         c = Add(a, b) y = Mul(x, c) }""",
     """g (float[2, 3] x) => (float[6] y) {
         s = Shape(x) n = ReduceProd<keepdims = 1>(s) y = Reshape(x, n) }""",
+    """g (bool c, float[2, 3] x) => (int64[2] y) {
+        y = If(c) <then_branch = a () => (int64[2] u) { u = Shape(x) },
+                   else_branch = b () => (int64[2] v) { s = Shape(x) v = Add(s, s) }> }""",
 )
 NEAR_MISSES = ()
