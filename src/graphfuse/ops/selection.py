@@ -10,7 +10,7 @@ from graphfuse.graph.dtypes import I32, I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.gather import _in_range
-from graphfuse.ops.loops import Builder, at
+from graphfuse.ops.loops import Builder, at, inside
 from graphfuse.ops.registry import OpNode, op
 from graphfuse.ops.samples import Sample, bools, floats, ints, sample
 from graphfuse.ops.tensor import Tensor, index_map, reshape, size
@@ -19,14 +19,14 @@ from graphfuse.ops.tensor import Tensor, index_map, reshape, size
 _PIECE = 4096
 
 
-def places(node: OpNode, x: Tensor) -> Tensor:
-    """Where a tensor of rank 1 is not zero: int64, in order, as many as there are."""
+def places(node: OpNode, x: Tensor, values: Tensor | None = None) -> Tensor:
+    """Where a tensor of rank 1 is not zero: int64, in order, as many as there are; or the values at these places."""
     n = x.shape[0]
     pieces = D.ceildiv(n, _PIECE)
     firsts, count = _counted(x, n, pieces)
     (total,) = node.measure(count)
     b = Builder("selection")
-    found = b.result((total,), I64)
+    found = b.result((total,), I64 if values is None else values.dtype)
     with b.phase(pieces) as (piece,):
         own = b.scratch((_PIECE,), I32)
         start = b.let(piece * _PIECE)
@@ -38,7 +38,8 @@ def places(node: OpNode, x: Tensor) -> Tensor:
             b.assign(some, some + E.cast(_counts(at(x, i)), I64))
         first = b.let(at(firsts, piece))
         with b.loop(0, E.minimum(some, Const(_PIECE, I64))) as i:
-            b.store(found, (first + i,), start + E.cast(at(own, i), I64))
+            place = start + E.cast(at(own, i), I64)
+            b.store(found, (first + i,), place if values is None else at(values, inside(place, values.shape[0])))
     return b.tensors(n)[0]
 
 
@@ -120,6 +121,8 @@ def compress(node: OpNode) -> Tensor:
     if axis is None:
         x, axis = reshape(x, (D.product(x.shape),)), 0
     axis = node.axis(axis, x.rank)
+    if x.rank == 1:
+        return places(node, mask, x)
     found = places(node, mask)
     shape = (*x.shape[:axis], found.shape[0], *x.shape[axis + 1 :])
     return index_map(

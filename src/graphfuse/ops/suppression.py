@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import BOOL, I64
+from graphfuse.graph.dtypes import BOOL, I32, I64, DType
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Const, Expr, Result
-from graphfuse.ops.loops import Builder, at, both
+from graphfuse.ops.expr import Const, Expr, Operand, Result
+from graphfuse.ops.loops import Builder, at
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, int64, sample, scalar
 from graphfuse.ops.sorting import Sorter, key_type, sort_key
 from graphfuse.ops.tensor import Tensor, size
+
+# Boxes and scores looked at together.
+_BLOCK = 64
 
 
 def _samples() -> list[Sample]:
@@ -38,38 +41,62 @@ def _samples() -> list[Sample]:
     ]
 
 
-@dataclass(frozen=True)
-class _Box:
-    """A box between two corners, the lower one first, and its area."""
+class _Boxes:
+    """Corners of boxes side by side, so that one box is compared with many at once."""
 
-    low: tuple[Expr, Expr]
-    high: tuple[Expr, Expr]
+    def __init__(self, b: Builder, most: Dim, dtype: DType) -> None:
+        self._b = b
+        self._most = most
+        self._sides = [b.scratch((most,), dtype) for _ in range(5)]  # low, low, high, high, area
 
-    @property
-    def area(self) -> Expr:
-        return (self.high[0] - self.low[0]) * (self.high[1] - self.low[1])
+    def keep(self, place: Expr, box: Sequence[Expr]) -> None:
+        """Put a box at a place."""
+        for side, value in zip(self._sides, box, strict=True):
+            self._b.store(side, (place,), value)
+
+    def apart(self, some: Expr, box: Sequence[Expr], threshold: Expr) -> Result:
+        """Whether a box shares no more than the threshold with any of the first `some`: intersection over union."""
+        b = self._b
+        apart = b.variable(Const(True, BOOL))
+        last = b.let(E.minimum(some, size(self._most)))
+        with b.loop(0, size(D.ceildiv(self._most, _BLOCK))) as block:
+            stop = b.let(E.minimum((block + 1) * _BLOCK, last))
+            with b.when(block * _BLOCK >= last):
+                b.leave()
+            near = b.variable(Const(0, I32))
+            with b.loop(block * _BLOCK, stop) as j:
+                low, high = [at(s, j) for s in self._sides[:2]], [at(s, j) for s in self._sides[2:4]]
+                sides = [
+                    _larger(_smaller(h, u) - _larger(m, v), 0)
+                    for m, v, h, u in zip(low, box, high, box[2:4], strict=False)
+                ]
+                common = b.let(sides[0] * sides[1])
+                # Where there is nothing in common, this is 0 or no number, and not above the threshold.
+                share = common / (at(self._sides[4], j) + box[4] - common)
+                b.assign(near, E.binary("bitor", near, E.cast(share > threshold, I32)))
+            with b.when(near > 0):
+                b.assign(apart, Const(False, BOOL))
+                b.leave()
+        return apart
 
 
-def _box(b: Builder, boxes: Tensor, batch: Expr, number: Expr, centred: bool) -> _Box:
+def _larger(a: Expr, b: Operand) -> Expr:
+    return E.where(a > b, a, b)
+
+
+def _smaller(a: Expr, b: Operand) -> Expr:
+    return E.where(a < b, a, b)
+
+
+def _box(b: Builder, boxes: Tensor, batch: Expr, number: Expr, centred: bool) -> list[Expr]:
+    """The lower corner of a box, the higher one, and the area."""
     a = [b.let(at(boxes, batch, number, k)) for k in range(4)]
     if centred:
-        low = [b.let(a[k] - a[k + 2] / 2.0) for k in range(2)]
-        high = [b.let(a[k] + a[k + 2] / 2.0) for k in range(2)]
+        low, high = ([b.let(a[k] + sign * (a[k + 2] / 2.0)) for k in range(2)] for sign in (-1.0, 1.0))
     else:
-        low = [b.let(E.minimum(a[k], a[k + 2])) for k in range(2)]
-        high = [b.let(E.maximum(a[k], a[k + 2])) for k in range(2)]
-    return _Box((low[0], low[1]), (high[0], high[1]))
-
-
-def _overlap(b: Builder, one: _Box, two: _Box) -> Expr:
-    """Intersection over union; 0 where either is empty."""
-    low = [E.maximum(one.low[k], two.low[k]) for k in range(2)]
-    high = [E.minimum(one.high[k], two.high[k]) for k in range(2)]
-    sides = [b.let(E.maximum(high[k] - low[k], 0)) for k in range(2)]
-    common = b.let(sides[0] * sides[1])
-    union = b.let(one.area + two.area - common)
-    real = both(common > 0, union > 0, one.area > 0, two.area > 0)
-    return b.let(E.where(real, common / E.where(union > 0, union, 1), 0))
+        low = [b.let(_smaller(a[k], a[k + 2])) for k in range(2)]
+        high = [b.let(_larger(a[k], a[k + 2])) for k in range(2)]
+    return [*low, *high, b.let((high[0] - low[0]) * (high[1] - low[1]))]
 
 
 @op("NonMaxSuppression", samples=_samples)
@@ -100,7 +127,7 @@ def _number(node: OpNode, k: int) -> Expr | None:
 def _kept(node: OpNode, boxes: Tensor, scores: Tensor) -> list[Tensor]:
     """For each batch and class the numbers of the boxes that stay, and where they are in the result; their number."""
     batches, classes, n = scores.shape
-    most, threshold, least = (_number(node, k) for k in (2, 3, 4))
+    most, share, least = (_number(node, k) for k in (2, 3, 4))
     limit, known = n, node.constant(2)
     if known is not None:
         limit = D.minimum(n, max(0, int(known.reshape(()).item())))
@@ -110,51 +137,44 @@ def _kept(node: OpNode, boxes: Tensor, scores: Tensor) -> list[Tensor]:
     found, firsts = b.result((batches, classes, limit), I64), b.result((batches, D.add(classes, 1)), I64)
     total = b.result((), I64)
     centred = bool(node.attr("center_point_box", 0))
-    line = Sorter(b, n, key_type(scores.dtype))
+    line, kept = Sorter(b, n, key_type(scores.dtype)), _Boxes(b, limit, boxes.dtype)
+    threshold = Const(0.0, boxes.dtype) if share is None else share
     with b.phase(batches, classes) as (batch, kind):
         wanted: Expr = size(limit)
         if known is None and most is not None:
             wanted = b.let(E.minimum(E.maximum(E.cast(most, I64), 0), size(limit)))
-        candidates = b.variable(Const(0, I64))
-        with b.loop(0, size(n)) as i:
-            score = b.let(at(scores, batch, kind, i))
-            with b.when(Const(True, BOOL) if least is None else score > least):
-                line.put(candidates, sort_key(score, descending=True), i)
-                b.assign(candidates, candidates + 1)
+        candidates = _candidates(b, line, lambda i: at(scores, batch, kind, i), n, least)
         line.sort(candidates)
         some = b.variable(Const(0, I64))
         with b.loop(0, candidates) as i:
             with b.when(some >= wanted):
                 b.leave()
             number = b.let(line.number(i))
-            new = _box(b, boxes, batch, number, centred)
-            apart = _apart(b, (boxes, batch, centred), found, (batch, kind), some, new, threshold)
-            with b.when(apart):
+            box = _box(b, boxes, batch, number, centred)
+            with b.when(kept.apart(some, box, threshold)):
+                kept.keep(some, box)
                 b.store(found, (batch, kind, some), number)
                 b.assign(some, some + 1)
         b.store(firsts, (batch, kind), some)
     _add_up(b, firsts, total, batches, classes)
-    return b.tensors(D.product([batches, classes, n, 64]))
+    return b.tensors(D.product([batches, classes, n, 16]))
 
 
-def _apart(
-    b: Builder,
-    boxes: tuple[Tensor, Expr, bool],
-    found: Tensor,
-    row: tuple[Expr, Expr],
-    some: Expr,
-    new: _Box,
-    threshold: Expr | None,
-) -> Result:
-    """Whether a box overlaps none of the first `some` that were found."""
-    apart = b.variable(Const(True, BOOL))
-    with b.loop(0, some) as j:
-        other = _box(b, boxes[0], boxes[1], b.let(at(found, *row, j)), boxes[2])
-        share = _overlap(b, new, other)
-        with b.when(share > (Const(0.0, share.dtype) if threshold is None else threshold)):
-            b.assign(apart, Const(False, BOOL))
-            b.leave()
-    return apart
+def _candidates(b: Builder, line: Sorter, score: Callable[[Expr], Expr], n: Dim, least: Expr | None) -> Expr:
+    """Put the scores above the least in line, best first; how many there are. Most blocks hold none."""
+    some = b.variable(Const(0, I64))
+    with b.loop(0, size(D.ceildiv(n, _BLOCK))) as block:
+        stop = b.let(E.minimum((block + 1) * _BLOCK, size(n)))
+        above = b.variable(Const(0 if least is not None else 1, I32))
+        if least is not None:
+            with b.loop(block * _BLOCK, stop) as i:
+                b.assign(above, E.binary("bitor", above, E.cast(score(i) > least, I32)))
+        with b.when(above > 0), b.loop(block * _BLOCK, stop) as i:
+            own = b.let(score(i))
+            with b.when(Const(True, BOOL) if least is None else own > least):
+                line.put(some, sort_key(own, descending=True), i)
+                b.assign(some, some + 1)
+    return some
 
 
 def _add_up(b: Builder, firsts: Tensor, total: Tensor, batches: Dim, classes: Dim) -> None:

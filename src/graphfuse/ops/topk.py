@@ -8,10 +8,10 @@ import numpy as np
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import I64, item_bytes
+from graphfuse.graph.dtypes import I64, DType, item_bytes
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
-from graphfuse.ops.loops import Builder, at, either
+from graphfuse.ops.loops import Builder, at, both, either
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, int64, ints, sample
 from graphfuse.ops.sorting import Sorter, key_type, sort_key
@@ -19,6 +19,7 @@ from graphfuse.ops.tensor import Tensor, size
 
 # Elements looked at together: most such blocks of a long line hold none of the best.
 _BLOCK = 64
+_FEW = 32
 
 
 def _samples() -> list[Sample]:
@@ -54,14 +55,13 @@ def top_k(node: OpNode) -> list[Tensor]:
 def select(x: Tensor, k: Dim, axis: int, largest: bool) -> list[Tensor]:
     """Values and indices of the best k along an axis.
 
-    Candidates gather in a buffer of k and some more; when it is full, it is sorted and the best k stay. What is worse
-    than the last of them is passed over, a block at a time. However the data lie, the time is linear in their number.
+    What is worse than the last of the best so far is passed over, a block at a time. Better elements are put in their
+    places one by one where k is small. Else they gather in a buffer of k and some more; when it is full, it is sorted
+    and the best k stay: however the data lie, the time is linear in their number.
     """
     n = x.shape[axis]
     others = [d for a, d in enumerate(x.shape) if a != axis]
     shape = [k if a == axis else d for a, d in enumerate(x.shape)]
-    full = D.add(k, D.maximum(k, _BLOCK))
-    room = D.add(full, _BLOCK)
     b = Builder("selection")
     b.at_most(k, n, f"the best {k} of {n}")
     values, indices = b.result(shape, x.dtype), b.result(shape, I64)
@@ -73,34 +73,89 @@ def select(x: Tensor, k: Dim, axis: int, largest: bool) -> list[Tensor]:
         def key(i: Expr) -> Expr:
             return sort_key(at(x, *place(i)), largest)
 
-        best = Sorter(b, min(room, n) if D.is_static(room, n) else room, key_type(x.dtype))  # type: ignore[type-var]
-        _gather(b, best, key, k, n, full)
+        few = isinstance(k, int) and 0 < k <= _FEW
+        best: _Best = _Inserted(b, k, key_type(x.dtype)) if few else _Sorted(b, k, n, key_type(x.dtype))
+        _scan(b, best, key, n)
         with b.loop(0, size(k)) as j:
-            index = b.let(best.number(j))
+            index = b.let(E.cast(at(best.order, j), I64))
             b.store(values, place(j), at(x, *place(index)))
             b.store(indices, place(j), index)
     return b.tensors()
 
 
-def _gather(b: Builder, best: Sorter, key: Callable[[Expr], Expr], k: Dim, n: Dim, full: Dim) -> None:
-    """Leave the best k of n in front."""
-    dtype = best.keys.dtype
-    count = b.variable(Const(0, I64))
-    limit = b.variable(Const((1 << 8 * item_bytes(dtype)) - 1, dtype))
+def _scan(b: Builder, best: _Best, key: Callable[[Expr], Expr], n: Dim) -> None:
+    """Offer every element that may be among the best."""
     blocks = D.ceildiv(n, _BLOCK)
     with b.loop(0, size(blocks)) as block:
         start = b.let(block * _BLOCK)
         stop = b.let(E.minimum(start + _BLOCK, size(n)))
-        better = b.variable(lift(0, dtype))
+        better = b.variable(lift(0, best.limit.dtype))
         with b.loop(start, stop) as i:
-            b.assign(better, E.binary("bitor", better, E.cast(key(i) < limit, dtype)))
-        with b.when(either(better > 0, count < size(k))), b.loop(start, stop) as i:
+            b.assign(better, E.binary("bitor", better, E.cast(key(i) < best.limit, better.dtype)))
+        with b.when(either(better > 0, best.count < size(best.k))), b.loop(start, stop) as i:
             own = b.let(key(i))
-            with b.when(either(own < limit, count < size(k))):
-                best.put(count, own, i)
-                b.assign(count, count + 1)
-        with b.when(either(count >= size(full), E.equal(block, size(D.add(blocks, -1))))):
-            best.sort(count)
-            b.assign(count, E.minimum(count, size(k)))
-            with b.when(count >= size(k)):
-                b.assign(limit, at(best.keys, E.maximum(size(k) - 1, 0)))
+            with b.when(either(own < best.limit, best.count < size(best.k))):
+                best.put(own, i)
+        best.end_block(E.equal(block, size(D.add(blocks, -1))))
+
+
+class _Best:
+    """The best so far: their keys and numbers, how many there are, and the last of k keys, which has to be beaten."""
+
+    def __init__(self, b: Builder, k: Dim, dtype: DType) -> None:
+        self.b = b
+        self.k = k
+        self.count = b.variable(Const(0, I64))
+        self.limit = b.variable(Const((1 << 8 * item_bytes(dtype)) - 1, dtype))
+        self.order: Tensor
+
+    def put(self, key: Expr, number: Expr) -> None:
+        """One more."""
+        raise NotImplementedError
+
+    def end_block(self, last: Expr) -> None:
+        """A block has been looked at; behind the last one the best lie in order."""
+
+
+class _Inserted(_Best):
+    """In order at all times."""
+
+    def __init__(self, b: Builder, k: Dim, dtype: DType) -> None:
+        super().__init__(b, k, dtype)
+        self.keys, self.order = b.scratch((k,), dtype), b.scratch((k,), I64)
+
+    def put(self, key: Expr, number: Expr) -> None:
+        b, keys, order = self.b, self.keys, self.order
+        j = b.variable(E.minimum(self.count, size(self.k) - 1))
+        with b.repeat(both(j > 0, at(keys, E.maximum(j - 1, 0)) > key), size(self.k)):
+            b.store(keys, (j,), at(keys, j - 1))
+            b.store(order, (j,), at(order, j - 1))
+            b.assign(j, j - 1)
+        b.store(keys, (j,), key)
+        b.store(order, (j,), number + Const(0, I64))
+        b.assign(self.count, E.minimum(self.count + 1, size(self.k)))
+        with b.when(self.count >= size(self.k)):
+            b.assign(self.limit, at(keys, size(self.k) - 1))
+
+
+class _Sorted(_Best):
+    """In order at the end of a block where enough of them have come."""
+
+    def __init__(self, b: Builder, k: Dim, n: Dim, dtype: DType) -> None:
+        super().__init__(b, k, dtype)
+        self.enough = D.add(k, D.maximum(k, _BLOCK))
+        room = D.add(self.enough, _BLOCK)
+        self.sorter = Sorter(b, min(room, n) if D.is_static(room, n) else room, dtype)  # type: ignore[type-var]
+        self.order = self.sorter.order
+
+    def put(self, key: Expr, number: Expr) -> None:
+        self.sorter.put(self.count, key, number)
+        self.b.assign(self.count, self.count + 1)
+
+    def end_block(self, last: Expr) -> None:
+        b = self.b
+        with b.when(either(self.count >= size(self.enough), last)):
+            self.sorter.sort(self.count)
+            b.assign(self.count, E.minimum(self.count, size(self.k)))
+            with b.when(self.count >= size(self.k)):
+                b.assign(self.limit, at(self.sorter.keys, E.maximum(size(self.k) - 1, 0)))
