@@ -117,8 +117,8 @@ def slice_extent(dim: SymDim, start: SymDim, end: SymDim, step: int) -> SymDim |
     if low is None or high is None:
         return None
     length = sympy.Max(0, high - low)
-    if (high - low).is_nonnegative:
-        length = high - low
+    if (high - low).is_nonnegative or (low == 0 and high == expr(dim)):
+        length = high - low  # a size is never negative, whatever can be proven of its expression
     return to_dim(sympy.floor((length + step - 1) / step))
 
 
@@ -133,6 +133,8 @@ def _bound(dim: SymDim, bound: SymDim) -> sympy.Expr | None:
     if isinstance(bound, int) and bound >= 2**31 - 1:
         return size
     at = expr(bound)
+    if at == 0:
+        return at
     if isinstance(bound, int) and bound < 0:
         return sympy.Max(0, size + at) if not (size + at).is_nonnegative else size + at
     if not isinstance(bound, int) and not at.is_nonnegative:
