@@ -104,7 +104,7 @@ def test_wide_numbers_are_rounded_once(ops: Operations, name: str) -> None:
         exponents = 2 ** np.arange(limits.bits - 2, dtype=np.uint64)
         odd = np.concatenate([exponents * np.uint64(3) // np.uint64(2) + np.uint64(k) for k in (0, 1, 2)])
         odd = np.concatenate([odd, exponents + exponents // np.uint64(256), odd - np.uint64(1)])
-        values = np.concatenate([odd.astype(width), [limits.min, limits.max, 65519, 65520]]).astype(width)
+        values = np.concatenate([odd.astype(width), np.array([limits.min, limits.max, 65519, 65520], width)])
         with np.errstate(over="ignore", invalid="ignore"):
             same(
                 ops.unary(f"{np.dtype(width).str[1:2]}{limits.bits}_{name}", values, np.uint16).view(kind),

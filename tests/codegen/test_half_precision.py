@@ -1,0 +1,113 @@
+"""Whole graphs of float16 and bfloat16: where values are rounded, and that they fuse as those of float32 do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from codegen.building import Runner, build, emitted, imported, parse
+from graphfuse.fuse.program import lower_graph
+from graphfuse.fuse.regions import Fusion, fuse
+
+HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+# A sum of products that has more digits than the type, and what shows them.
+STEPS = """g ({t}[64] a, {t}[64] b, {t}[64] c)
+=> ({t}[64] y, bool[64] more, int32[64] whole, bool[64] large, {t}[64] f) {{
+    ab = Mul(a, b)
+    y = Add(ab, c)
+    more = Greater(ab, c)
+    whole = Cast<to = 6>(ab)
+    big = Mul(ab, ab)
+    large = IsInf(big)
+    f = Floor(ab)
+}}"""
+NETWORK = """g ({t}[2, 8, 9, 9] x) => ({t}[2, 5] y) {{
+    [conv] c = Conv<pads = [1, 1, 1, 1]>(x, w)
+    [relu] h = Relu(c)
+    [conv2] d = Conv<pads = [1, 1, 1, 1]>(h, w2)
+    [add] s = Add(d, h)
+    [pool] p = GlobalAveragePool(s)
+    [flat] f = Flatten(p)
+    [gemm] z = MatMul(f, m)
+    [soft] y = Softmax(z)
+}}"""
+
+
+def fusion_of(model: onnx.ModelProto, folder: Path, strict: bool = False) -> Fusion:
+    return fuse(lower_graph(imported(model, folder).graph, strict=strict))
+
+
+def runner(model: onnx.ModelProto, folder: Path, strict: bool = False) -> Runner:
+    return build([emitted(fusion_of(model, folder, strict))])[0]
+
+
+def operands(kind: np.dtype) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    values = {name: rng.uniform(-300, 300, 64).astype(kind) for name in "abc"}
+    # for some, the product is what it is compared with once it is rounded, and only then
+    with np.errstate(over="ignore"):
+        values["c"][::2] = (values["a"] * values["b"])[::2]
+    return values
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("strict", [False, True])
+def test_what_shows_rounding_sees_rounded_values(name: str, strict: bool, tmp_path: Path) -> None:
+    kind = HALVES[name]
+    given = operands(kind)
+    a, b, c = given["a"], given["b"], given["c"]
+    y, more, whole, large, floor = runner(parse(STEPS.format(t=name)), tmp_path, strict)(given)
+    with np.errstate(over="ignore"):
+        product = a * b
+        exact = a.astype(np.float64) * b.astype(np.float64)
+        np.testing.assert_array_equal(more, product > c)
+        finite = np.isfinite(product.astype(np.float32))
+        np.testing.assert_array_equal(whole[finite], product[finite].astype(np.float32).astype(np.int32))
+        np.testing.assert_array_equal(floor, np.floor(product))
+        # every operator rounds, or the result alone
+        stepwise, once = product + c, (exact + c.astype(np.float64)).astype(np.float32).astype(kind)
+    assert (stepwise != once).any()
+    np.testing.assert_array_equal(y, stepwise if strict else once)
+    with np.errstate(over="ignore"):
+        np.testing.assert_array_equal(large[finite], np.isinf((product * product).astype(np.float32))[finite])
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_cast_of_the_users_rounds(name: str, tmp_path: Path) -> None:
+    kind = HALVES[name]
+    number = onnx.TensorProto.DataType.Value(name.upper())
+    text = f"g (float[33] x) => (float[33] y) {{ n = Cast<to = {number}>(x)\n d = Add(n, n)\n y = Cast<to = 1>(d) }}"
+    x = np.random.default_rng(1).normal(size=33).astype(np.float32)
+    (y,) = runner(parse(text), tmp_path)({"x": x})
+    np.testing.assert_array_equal(y, x.astype(kind).astype(np.float32) * 2)
+
+
+def network(name: str, kind: np.dtype) -> onnx.ModelProto:
+    rng = np.random.default_rng(2)
+    model = parse(NETWORK.format(t=name))
+    model.opset_import[0].version = 22  # the first that has convolutions of bfloat16
+    shapes = {"w": (8, 8, 3, 3), "w2": (8, 8, 3, 3), "m": (8, 5)}
+    for key, shape in shapes.items():
+        model.graph.initializer.append(numpy_helper.from_array((rng.normal(size=shape) / 8).astype(kind), key))
+    return model
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_a_network_fuses_as_in_float32_and_has_the_digits_of_its_type(name: str, tmp_path: Path) -> None:
+    kind = HALVES[name]
+    half, single = network(name, kind), network("float", np.dtype(np.float32))
+    x = np.random.default_rng(3).normal(size=(2, 8, 9, 9)).astype(kind)
+    (y,) = runner(half, tmp_path)({"x": x})
+    for initializer in single.graph.initializer:  # the same weights
+        rounded = numpy_helper.to_array(initializer).astype(kind).astype(np.float32)
+        initializer.CopyFrom(numpy_helper.from_array(rounded, initializer.name))
+    (want,) = runner(single, tmp_path)({"x": x.astype(np.float32)})
+    assert y.dtype == kind
+    np.testing.assert_array_equal(y, want.astype(kind))
+    # one more: the input becomes float32
+    assert len(fusion_of(half, tmp_path).regions) <= len(fusion_of(single, tmp_path).regions) + 1
