@@ -63,7 +63,9 @@ def _dft_samples() -> list[Sample]:
         sample(floats(1, 600, 1), onesided=1, reference="onnx", fixed=[1, 2]),
         sample(floats(1, 1050, 2), inverse=1, reference="onnx", fixed=[1, 2]),
         sample(floats(1, 301, 2), onesided=1, inverse=1, reference="onnx", fixed=[1, 2]),
-        sample(floats(1, 401, 2), scalar(750, np.int64), onesided=1, inverse=1, constants=[1], reference="onnx"),
+        sample(
+            floats(1, 401, 2), scalar(750, np.int64), onesided=1, inverse=1, constants=[1], fixed=[2], reference="onnx"
+        ),
         sample(floats(2, 9, 1), scalar(6, np.int64), reference="onnx"),
         sample(real, None, scalar(1, np.int64), onesided=1, reference="onnx"),
         sample(whole, scalar(12, np.int64), scalar(-2, np.int64), onesided=1, inverse=1, fixed=[3], reference="onnx"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from itertools import product as cartesian
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from graphfuse.ops.tensor import Tensor, generate, load, map_, reshape, size, sl
 _MODES = {"nearest": 1, "linear": 2, "bilinear": 2, "cubic": 4, "bicubic": 4}  # taps along an axis
 _PADDINGS = ("zeros", "border", "reflection")
 _CUBIC = -0.75  # Keys' coefficient, as in PyTorch
+# A pixel along one axis: its index, whether it is inside (None: it always is), its weight (None: 1).
+Tap: TypeAlias = "tuple[Expr, Expr | None, Expr | None]"
 _FAR = np.array([[[[1e30, -1e30], [5.0, -7.0]]]], np.float32)
 
 
@@ -99,17 +102,17 @@ def sample_at(
     """What x[N, C, *spatial] is at an index [n, c, *place]; the coordinates are places[axis][n, 0, *place]."""
 
     def element(i: Sequence[Expr]) -> Expr:
-        near: list[list[tuple[Expr, Expr | None, Expr | None]]] = []
+        near: list[list[Tap]] = []
         for axis, place in enumerate(places):
             at = load(place, (i[0], Const(0, I64), *i[2:]))
-            near.append(_taps(at, x.shape[2 + axis], taps, padding, align))
-        terms = [_tap(x, i[:2], choice) for choice in cartesian(*near)]
+            near.append(taps_around(at, x.shape[2 + axis], taps, padding, align))
+        terms = [tap(x, i[:2], choice) for choice in cartesian(*near)]
         return functools.reduce(lambda a, b: a + b, terms)
 
     return element
 
 
-def _tap(x: Tensor, item: Sequence[Expr], choice: Sequence[tuple[Expr, Expr | None, Expr | None]]) -> Expr:
+def tap(x: Tensor, item: Sequence[Expr], choice: Sequence[Tap]) -> Expr:
     """One pixel times its weights, zero where it lies outside."""
     guards = [inside for _, inside, _ in choice if inside is not None]
     guard = functools.reduce(lambda a, b: E.logical("and", a, b), guards) if guards else None
@@ -119,8 +122,8 @@ def _tap(x: Tensor, item: Sequence[Expr], choice: Sequence[tuple[Expr, Expr | No
     return pixel
 
 
-def _taps(at: Expr, extent: Dim, taps: int, padding: str, align: bool) -> list[tuple[Expr, Expr | None, Expr | None]]:
-    """The pixels around a coordinate of one axis: (index, whether it is inside or None, weight or None)."""
+def taps_around(at: Expr, extent: Dim, taps: int, padding: str, align: bool) -> list[Tap]:
+    """The pixels around a coordinate of one axis."""
     n = size(extent)
     # Far outside nothing changes any more; a number too large for an integer would.
     held = E.maximum(E.minimum(at, E.cast(n, at.dtype) + 8), -8.0)
