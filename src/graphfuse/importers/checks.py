@@ -15,6 +15,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from graphfuse.errors import ModelFileError, one_line
+from graphfuse.graph.shape_rules import OPSET
 
 OLDEST_OPSET = 1
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
@@ -66,6 +67,8 @@ def check_opset(proto: onnx.ModelProto, where: str) -> int:
     Raises ModelFileError when it states none, or one outside OLDEST_OPSET..NEWEST_OPSET.
     """
     versions = {entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")}
+    if not versions and proto.opset_import:
+        return OPSET  # no operator of the standard set: any will do
     if not versions:
         raise ModelFileError("the model does not say which opset it uses", where=where, remedy=_EXPORT_AGAIN)
     version = max(versions)

@@ -73,6 +73,7 @@ def _make_call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, name: s
     body.domain, body.name = _DOMAIN, name
     for inner in body.node:
         inner.name = f"{label(node)}/{inner.op_type}"
+    _pass_captured(model, node, body)
     for entry in body.opset_import:
         entry.version = model.opset_imports.get(entry.domain, entry.version)
     function = ir.serde.deserialize_function(body)
@@ -84,6 +85,22 @@ def _make_call(model: ir.Model, node: ir.Node, body: onnx.FunctionProto, name: s
         del node.attributes[key]  # a function that depends on one has it in its body already
     node.domain, node.op_type = _DOMAIN, name
     model.functions[function.identifier()] = function
+
+
+def _pass_captured(model: ir.Model, node: ir.Node, body: onnx.FunctionProto) -> None:
+    """What the node's own graphs take from around them is handed to the function as further inputs."""
+    made = {*body.input, *(name for inner in body.node for name in inner.output)}
+    free = dict.fromkeys(name for inner in body.node for name in inner.input if name and name not in made)
+    if not free:
+        return
+    around = [*model.graph.inputs, *model.graph.initializers.values()]
+    around += [value for outer in all_nodes(model.graph) for value in outer.outputs]
+    by_name = {value.name: value for value in around}
+    first = len(body.input)
+    body.input.extend(free)
+    node.resize_inputs(first + len(free))
+    for k, name in enumerate(free):
+        node.replace_input_with(first + k, by_name[name])
 
 
 def _of_bodies(node: ir.Node) -> tuple[str, ...]:

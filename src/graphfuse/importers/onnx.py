@@ -15,6 +15,7 @@ import onnx_ir.passes.common as passes
 from graphfuse.errors import GraphfuseError, ModelFileError, one_line
 from graphfuse.graph.bodies import graphs
 from graphfuse.graph.origins import all_nodes, check_origins, origins, set_origins
+from graphfuse.graph.shape_rules import OPSET
 from graphfuse.importers.checks import check_opset, check_tensors, check_text, read_proto
 from graphfuse.importers.common import Imported
 from graphfuse.importers.containers import own_results, take_optional_inputs
@@ -110,6 +111,7 @@ def _use_standard_domain(model: ir.Model) -> None:
     for domain in [d for d in model.graph.opset_imports if d == "ai.onnx"]:
         version = model.graph.opset_imports.pop(domain)
         model.graph.opset_imports.setdefault("", version)
+    model.graph.opset_imports.setdefault("", OPSET)
 
 
 def _inline_functions(model: ir.Model, where: str) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -219,6 +220,8 @@ def _with_output_shapes(proto: onnx.ModelProto, *, present: bool) -> onnx.ModelP
     copy.CopyFrom(proto)
     graphs = [copy.graph]
     for graph in graphs:
+        for node in graph.node:
+            _spell_defaults(node, copy.opset_import)
         for output in (v for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type")):
             output.type.tensor_type.ClearField("shape")
             if present:
@@ -227,6 +230,19 @@ def _with_output_shapes(proto: onnx.ModelProto, *, present: bool) -> onnx.ModelP
             graphs += [attribute.g] if attribute.HasField("g") else []
             graphs += attribute.graphs
     return copy
+
+
+def _spell_defaults(node: onnx.NodeProto, imports: Iterable[onnx.OperatorSetIdProto]) -> None:
+    """Write down the attributes that a node leaves to their defaults: inference inside functions does not know them."""
+    version = next((entry.version for entry in imports if entry.domain == node.domain), 0)
+    if not onnx.defs.has(node.op_type, version, node.domain):
+        return
+    schema: Any = onnx.defs.get_schema(node.op_type, version, node.domain)
+    given = {attribute.name for attribute in node.attribute}
+    if schema.has_function:
+        for name, attribute in schema.attributes.items():
+            if name not in given and attribute.default_value.type:
+                node.attribute.append(attribute.default_value)
 
 
 def _convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphfuse.graph.dtypes import F64, is_float
+from graphfuse.graph.dtypes import F64, I8, I16, I32, I64, is_float
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr
-from graphfuse.ops.registry import NotSupported, OpNode, op, pointwise
+from graphfuse.ops.registry import OpNode, op, pointwise
 from graphfuse.ops.samples import Sample, floats, int64, ints, sample, scalar, special
 from graphfuse.ops.tensor import Tensor, map_
 
@@ -68,16 +68,25 @@ pointwise("Div", lambda a, b: a / b, samples=binary_samples)  # integers: toward
         sample(ints(13, 17), np.array([3, -3, 7] + [5] * 14, np.int32)),
         sample(ints(13, 17), np.array([3, -3, 7] + [5] * 14, np.int32), fmod=1),
         sample(special(13, 17), floats(17, seed=1), fmod=1),
-        sample(floats(13, 17), floats(17, seed=1), rejected="fmod", reference="onnx"),
+        sample(floats(13, 17), floats(17, seed=1), reference="onnx"),
+        sample(
+            special(13), np.array([[3.0], [-3.0], [np.inf], [-np.inf], [0.0], [np.nan]], np.float32), reference="onnx"
+        ),
     ],
 )
 def mod(node: OpNode) -> Tensor:
     a, b = node.input(0), node.input(1)
     if node.attr("fmod", 0):
         return map_(lambda x, y: E.binary("fmod", x, y), a, b)
-    if is_float(a.dtype):
-        raise NotSupported("Mod of floats is only defined with fmod = 1")
-    return map_(E.floormod, a, b)
+    return map_(_float_mod if is_float(a.dtype) else E.floormod, a, b)
+
+
+def _float_mod(x: Expr, y: Expr) -> Expr:
+    """The remainder that has the divisor's sign, a zero too."""
+    rest = E.binary("fmod", x, y)
+    away = E.logical("xor", rest < 0, y < 0)
+    signed = E.where(E.equal(rest, 0), E.where(y < 0, Const(-0.0, y.dtype), Const(0.0, y.dtype)), rest)
+    return E.where(E.logical("and", away, E.compare("ne", rest, 0)), rest + y, signed)
 
 
 @op(
@@ -199,11 +208,25 @@ def clip(node: OpNode) -> Tensor:
             ints(13, low=0, high=7, dtype=np.uint32),
             direction="RIGHT",
         ),
+        *(
+            sample(
+                ints(5, 1, low=-99, high=99, dtype=dtype),
+                np.array([-99, -1, 0, 3, 7, 8, 31, 32, 63, 64, 99], dtype),
+                direction=direction,
+                reference="onnx",
+            )
+            for dtype in ("int8", "int32", "int64")
+            for direction in ("LEFT", "RIGHT")
+        ),
     ],
 )
 def bit_shift(node: OpNode) -> Tensor:
-    fn = "shl" if node.attr("direction") == "LEFT" else "shr"
-    return map_(lambda x, y: E.binary(fn, x, y), node.input(0), node.input(1))
+    """Signed integers keep their sign bit to the right; a shift out of range leaves nothing else."""
+    fn, x, y = "shl" if node.attr("direction") == "LEFT" else "shr", node.input(0), node.input(1)
+    if fn == "shl" or x.dtype not in (I8, I16, I32, I64):
+        return map_(lambda v, n: E.binary(fn, v, n), x, y)
+    most = x.dtype.itemsize * 8 - 1
+    return map_(lambda v, n: E.binary(fn, v, E.where(E.logical("or", n < 0, n > most), most, n)), x, y)
 
 
 def _bitwise_samples() -> list[Sample]:

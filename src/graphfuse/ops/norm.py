@@ -163,18 +163,33 @@ def _per_channel(v: Tensor, rank: int) -> Tensor:
             *(floats(3, low=0.5, seed=k) for k in range(4)),
             training_mode=1,
             outputs=3,
-            rejected="training",
+            reference="onnx",
+        ),
+        sample(
+            floats(2, 3, 5, 7),
+            *(floats(3, low=0.5, seed=k) for k in range(4)),
+            training_mode=1,
+            outputs=3,
+            momentum=0.3,
+            epsilon=1e-2,
+            reference="onnx",
         ),
     ],
 )
-def batch_normalization(node: OpNode) -> Tensor:
-    """Inference: one factor and one offset per channel."""
-    if node.attr("training_mode", 0):
-        raise NotSupported("training mode")
+def batch_normalization(node: OpNode) -> Tensor | list[Tensor]:
+    """One factor and one offset per channel; in training those of the batch itself, and the running ones are moved."""
     x, epsilon = node.input(0), node.attr("epsilon", 1e-5)
     scale, bias, m, variance = (_per_channel(node.input(k), x.rank) for k in range(1, 5))
+    running = m, variance
+    if node.attr("training_mode", 0):
+        _, m, variance = centred(x, [k for k in range(x.rank) if k != 1])
     factor = map_(lambda s, v: s / E.sqrt(v + epsilon), scale, variance)
-    return map_(lambda v, m, f, b: (v - m) * f + b, x, m, factor, bias)
+    y = map_(lambda v, m, f, b: (v - m) * f + b, x, m, factor, bias)
+    if not node.attr("training_mode", 0):
+        return y
+    kept = node.attr("momentum", 0.9)
+    moved = [map_(lambda r, b: r * kept + b * (1 - kept), *pair) for pair in zip(running, (m, variance), strict=True)]
+    return [y, *(reshape(r, (x.shape[1],)) for r in moved)]
 
 
 @op(
