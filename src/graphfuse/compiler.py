@@ -28,6 +28,7 @@ from graphfuse.errors import ArtifactError, GraphfuseError, InputError, Verifica
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, Region, fuse
 from graphfuse.graph.dims import TYPICAL
+from graphfuse.graph.lists import results
 from graphfuse.graph.randomness import give_seeds
 from graphfuse.graph.text import model_text
 from graphfuse.importers.checks import external_files, read_proto
@@ -409,4 +410,5 @@ def _manifest(job: Job, module: Module) -> Manifest:
         __version__,
         find_compiler(job.options.cc, job.target).version,
         measured=tuple(module.measured),
+        results=results(job.results["recognize"]),
     )

@@ -44,7 +44,8 @@ class Manifest:
     measured: the sizes of outputs that depend on data, in the order that model_run writes them, behind the symbols;
     guards: guards[i - 1] is the message for model_run's return value i; target: the machine the library is for (its
     cores are not kept); producer: version of graphfuse; compiler: version of the C compiler; weights_bytes: length of
-    weights.bin, 0 when the weights are in the library; files: SHA-256 of every other file, by name.
+    weights.bin, 0 when the weights are in the library; files: SHA-256 of every other file, by name; results: what the
+    user's model returns where some of it are lists of tensors: name -> the names of its tensors, None for a tensor.
     Raises ValueError when the parts contradict each other.
     """
 
@@ -58,6 +59,7 @@ class Manifest:
     weights_bytes: int = 0
     files: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[str, ...] = ()
+    results: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
@@ -73,6 +75,9 @@ class Manifest:
                 raise ValueError(f"no input has the dimension {symbol!r}")
         if len(set(self.symbols)) != len(self.symbols) or not self.outputs or self.weights_bytes < 0:
             raise ValueError("symbols twice, no outputs, or a negative size of weights")
+        listed = [tensor for name, names in self.results.items() for tensor in ([name] if names is None else names)]
+        if self.results and listed != [tensor.name for tensor in self.outputs]:
+            raise ValueError("the lists that are returned are not made of the outputs")
 
     def _check_tensor(self, tensor: Tensor, known: set[str]) -> None:
         if tensor.dtype not in DTYPES:
@@ -106,6 +111,7 @@ class Manifest:
             },
             "symbols": list(self.symbols),
             "measured": list(self.measured),
+            "results": {name: None if names is None else list(names) for name, names in self.results.items()},
             **tensors,
             "guards": list(self.guards),
             "weights_bytes": self.weights_bytes,
@@ -160,6 +166,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         weights_bytes=_typed(fields, "weights_bytes", int),
         files=files,
         measured=_texts(fields, "measured"),
+        results=_results(_typed(fields, "results", dict)),
     )
 
 
@@ -173,6 +180,10 @@ def _tensors(fields: dict[str, Any], name: str) -> tuple[Tensor, ...]:
             raise ValueError(f"{name!r} holds something that is no dimension")
         tensors.append(Tensor(_typed(item, "name", str), _typed(item, "dtype", str), tuple(shape)))
     return tuple(tensors)
+
+
+def _results(fields: dict[str, Any]) -> dict[str, tuple[str, ...] | None]:
+    return {name: None if names is None else _texts(fields, name) for name, names in fields.items()}
 
 
 def _texts(fields: dict[str, Any], name: str) -> tuple[str, ...]:

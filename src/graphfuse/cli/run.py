@@ -57,11 +57,11 @@ def command(
     with load(artifact, threads=threads) as session:
         if output is not None:
             check_output_path(output, len(session.manifest.outputs))
+        names = [tensor.name for tensor in session.manifest.outputs]
         arrays = accepted_inputs(session, artifact / "fused.onnx", given, sizes, seed)
         started = time.perf_counter()
-        results = session.run(None, arrays)
+        results = session.run(names, arrays)
         spent = time.perf_counter() - started
-        names = [tensor.name for tensor in session.manifest.outputs]
     outputs = dict(zip(names, results, strict=True))
     if output is not None:
         save_outputs(output, outputs)

@@ -137,22 +137,31 @@ class Session:
         if not named and len(inputs) != len(self._input_names):
             raise self._wrong_count(len(inputs))
         outputs = self._run(self._in_order(inputs, named) if named else inputs)
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+        results = self._listed(outputs) if self.manifest.results else outputs
+        return results[0] if len(results) == 1 else tuple(results)
 
-    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Array]:
+    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
         """Runs the model as onnxruntime's InferenceSession.run does: the named outputs (None: all) in a list.
 
-        Raises InputError as a call does, and for an unknown output name.
+        Where the user's model returns a sequence, that is a list of arrays; its arrays can be named as well. Raises
+        InputError as a call does, and for an unknown output name.
         """
         outputs = self._run(self._in_order((), inputs))
+        results = self._listed(outputs) if self.manifest.results else outputs
         if output_names is None:
-            return outputs
+            return results
+        found: dict[str, Any] = dict(zip(self._output_names, outputs, strict=True))
+        found.update(zip(self.manifest.results, results, strict=False))
         for name in output_names:
-            if name not in self._output_names:
-                raise InputError(
-                    f"no output is called {name!r}", remedy=f"the outputs are {_listed(self._output_names)}"
-                )
-        return [outputs[self._output_names.index(name)] for name in output_names]
+            if name not in found:
+                raise InputError(f"no output is called {name!r}", remedy=f"the outputs are {_listed(list(found))}")
+        return [found[name] for name in output_names]
+
+    def _listed(self, outputs: Sequence[Array]) -> list[Any]:
+        """The outputs as the user's model returns them: tensors, and lists of them."""
+        tensors = iter(outputs)
+        rows = self.manifest.results.values()
+        return [next(tensors) if names is None else [next(tensors) for _ in names] for names in rows]
 
     def bind(self, inputs: Mapping[str, Array], outputs: Mapping[str, Array] | None = None) -> Binding:
         """A call with fixed buffers, to be run again and again with next to no overhead: see Binding.

@@ -65,6 +65,7 @@ def verify(
     reports = [compare(name, ours[name], expected[name], tolerances[name]) for name in names]
     if double or (double is None and not all(report.passed for report in reports)):
         exact = run_double(model if isinstance(model, onnx.ModelProto) else onnx.load(model), chosen) or {}
+        exact = _spelled(session, exact) if exact else {}
         reports = [compare(name, ours[name], expected[name], tolerances[name], exact.get(name)) for name in names]
     reports = [replace(r, reason=r.reason or DRAWN) if r.name in drawn else r for r in reports]
     shapes = [chosen[tensor.name].shape for tensor in session.manifest.inputs]
@@ -83,6 +84,18 @@ def verify(
 def _in_place_of_draws(ours: Array, expected: Array) -> Array:
     """What to compare with where numbers are drawn: nobody draws the same, but their type and shape are known."""
     return ours if (ours.dtype, ours.shape) == (expected.dtype, expected.shape) else expected
+
+
+def _spelled(session: Session, values: Mapping[str, Any]) -> dict[str, Array]:
+    """The tensors of the reference's results, lists taken apart as the session's outputs are."""
+    lists = session.manifest.results
+    spelled: dict[str, Array] = {}
+    for name, value in values.items():
+        names = lists.get(name)
+        if names is not None and len(names) != len(value):
+            raise InputError(f"onnxruntime returns {len(value)} tensors, not {len(names)}", where=f"output {name!r}")
+        spelled.update({name: value} if names is None else zip(names, value, strict=True))
+    return spelled
 
 
 def _first_accepted(
@@ -104,8 +117,8 @@ def _first_accepted(
     fallback: _Accepted | None = None
     for chosen, origin in _candidates(session, model, given, dims, seed):
         try:
-            expected = reference.run(chosen)
-            outputs = session.run(None, chosen)
+            expected = _spelled(session, reference.run(chosen))
+            outputs = session.run([tensor.name for tensor in session.manifest.outputs], chosen)
         except InputError as error:
             refused = refused or error
             continue
