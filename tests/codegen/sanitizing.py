@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 
-from graphfuse.artifact.dims import evaluate
 from graphfuse.artifact.manifest import Tensor as PortInfo
 from graphfuse.codegen.module import Module
 from graphfuse.runtime.binder import bind_symbols
@@ -36,7 +35,8 @@ static void *read_exactly(FILE *file, size_t bytes, size_t alignment) {
 int main(int argc, char **argv) {
   static const size_t input_items[] = {@INPUT_ITEMS@ 0}, output_items[] = {@OUTPUT_ITEMS@ 0};
   static const int input_ranks[] = {@INPUT_RANKS@ 0}, output_ranks[] = {@OUTPUT_RANKS@ 0};
-  enum { INPUTS = @INPUTS@, OUTPUTS = @OUTPUTS@, DIMS = @DIMS@, MEASURED = @MEASURED@, ARENA_HEAD = @ARENA_HEAD@, WEIGHTS = @WEIGHTS@ };
+  enum { INPUTS = @INPUTS@, OUTPUTS = @OUTPUTS@, DIMS = @DIMS@, MEASURED = @MEASURED@ };
+  enum { ARENA_HEAD = @ARENA_HEAD@, WEIGHTS = @WEIGHTS@ };
   int threads = atoi(argv[1]);
   FILE *file = fopen(argv[2], "rb");
   void *weights = read_exactly(file, WEIGHTS, 64);
@@ -76,6 +76,7 @@ int main(int argc, char **argv) {
     if (status) return 4;
     model_output_shapes(dims, shapes);
     next = shapes;
+    fwrite(shapes, sizeof *shapes, (size_t)total, stdout);
     for (int k = 0; k < OUTPUTS; ++k) {
       out_bytes[k] = output_items[k];
       for (int axis = 0; axis < output_ranks[k]; ++axis) out_bytes[k] *= (size_t)*next++;
@@ -136,7 +137,7 @@ def run_sanitized(
     program: Path, module: Module, runs: Sequence[Mapping[str, np.ndarray]], threads: int = 2
 ) -> list[list[np.ndarray]]:
     """The outputs of each run. AssertionError with the sanitizer's report when it finds anything."""
-    files, shapes = [], []
+    files = []
     for k, inputs in enumerate(runs):
         arrays = [np.ascontiguousarray(inputs[p.name]) for p in module.inputs]
         ports = [PortInfo(p.name, p.dtype, tuple(p.shape)) for p in module.inputs]
@@ -147,7 +148,6 @@ def run_sanitized(
             for port, array in zip(module.inputs, arrays, strict=True):
                 out.write(np.array(inputs[port.name].shape, np.int64).tobytes() + array.tobytes())
         files.append(str(file))
-        shapes.append([[d if isinstance(d, int) else evaluate(d, values) for d in p.shape] for p in module.outputs])
     done = subprocess.run(
         [str(program), str(threads), str(program.with_name("weights.bin")), *files],
         capture_output=True,
@@ -155,14 +155,19 @@ def run_sanitized(
         check=False,
     )
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr.decode(errors='replace')[:4000]}"
-    return _split(done.stdout, module, shapes)
+    return _split(done.stdout, module, len(runs))
 
 
-def _split(data: bytes, module: Module, shapes: Sequence[Sequence[Sequence[int]]]) -> list[list[np.ndarray]]:
+def _split(data: bytes, module: Module, runs: int) -> list[list[np.ndarray]]:
+    """The outputs of each run: first come the sizes of all axes, then the elements."""
     results, start = [], 0
-    for run in shapes:
+    ranks = [len(port.shape) for port in module.outputs]
+    for _ in range(runs):
         outputs = []
-        for port, shape in zip(module.outputs, run, strict=True):
+        sizes = iter(np.frombuffer(data, np.int64, sum(ranks), start).tolist())
+        start += 8 * sum(ranks)
+        for port, rank in zip(module.outputs, ranks, strict=True):
+            shape = [next(sizes) for _ in range(rank)]
             count = int(np.prod(shape, dtype=np.int64))
             outputs.append(np.frombuffer(data, port.dtype, count, start).reshape(shape))
             start += outputs[-1].nbytes

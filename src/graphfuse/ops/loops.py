@@ -138,6 +138,12 @@ class Loops(Nest):
                 if load.tensor in self.args:
                     yield load, sizes
 
+    def start(self, result: int) -> Tensor | None:
+        start = self.starts.get(self.arrays[result])
+        expressions = [e for p in self.phases for s in statements(p.body) for e in expressions_of(s)]
+        read = any(load.tensor is start for load in loads_of(expressions))
+        return start if isinstance(start, Tensor) and not read else None
+
     def limits(self) -> Iterable[tuple[Dim, Dim, str]]:
         return self.limited
 

@@ -12,7 +12,7 @@ from graphfuse.fuse.passes import RowProgram
 from graphfuse.fuse.regions import Region
 from graphfuse.ops.expr import Expr, Load, loads_of
 from graphfuse.ops.tensor import Tensor
-from graphfuse.plan.site import ContractionSite
+from graphfuse.plan.site import ContractionSite, NestSite
 from graphfuse.plan.view import View
 
 
@@ -39,6 +39,14 @@ def of_rows(region: Region, program: RowProgram, views: Mapping[Tensor, View]) -
     [y] = region.outputs
     index = program.elements.canonical(y)
     return [views[t] for t in region.leaves if _alone(t, region.leaves, views) and _read_before(t, y, program, index)]
+
+
+def of_nest(site: NestSite) -> list[View]:
+    """What the only result of a loop nest starts as, where nothing else is read from there."""
+    if len(site.results) != 1 or len(site.nest.results) != 1:
+        return []
+    start = site.nest.start(0)
+    return [site.views[start]] if start is not None and _alone(start, site.nest.args, site.views) else []
 
 
 def _read_before(t: Tensor, y: Tensor, program: RowProgram, index: Sequence[Expr]) -> bool:
