@@ -9,7 +9,7 @@ import numpy as np
 
 from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim, is_static, same
-from graphfuse.graph.dtypes import F32, I64, DType
+from graphfuse.graph.dtypes import F64, I64, DType
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr
 from graphfuse.ops.loops import inside
@@ -184,8 +184,7 @@ def _twiddles(length: Dim, parts: int, n: Dim, bins: Dim, sign: int, dtype: DTyp
 
     def element(i: Sequence[Expr]) -> Expr:
         turn = E.floormod(i[0] * i[2], E.maximum(size(n), 1))
-        wide = dtype if dtype.itemsize >= 4 else F32
-        angle = E.cast(turn, wide) * (sign * 2 * math.pi) / E.cast(E.maximum(size(n), 1), wide)
+        angle = E.cast(turn, F64) * (sign * 2 * math.pi) / E.cast(E.maximum(size(n), 1), F64)
         re, im = E.unary("cos", angle), E.unary("sin", angle)
         first = E.where(E.equal(i[3], 0), re, im)
         second = E.where(E.equal(i[3], 0), -im, re)
@@ -229,10 +228,9 @@ def real_inverse(x: Tensor, n: Dim) -> Tensor:
 
     def element(i: Sequence[Expr]) -> Expr:
         whole = E.maximum(size(n), 1)
-        wide = dtype if dtype.itemsize >= 4 else F32
-        angle = E.cast(E.floormod(i[0] * i[2], whole), wide) * (2 * math.pi) / E.cast(whole, wide)
+        angle = E.cast(E.floormod(i[0] * i[2], whole), F64) * (2 * math.pi) / E.cast(whole, F64)
         edge = E.logical("or", E.equal(i[0], 0), E.equal(i[0] * 2, size(n)))
-        weight = E.where(edge, E.lift(1, wide), 2) / E.cast(whole, wide)
+        weight = E.where(edge, E.lift(1, F64), 2) / E.cast(whole, F64)
         value = E.where(E.equal(i[1], 0), E.unary("cos", angle), E.where(edge, 0, -E.unary("sin", angle)))
         return E.cast(value * weight, dtype)
 
