@@ -2,7 +2,7 @@
 
 The functions' bodies are the model's nodes in standard ops, so the file opens in any viewer and runs in any ONNX
 runtime. What computes nothing of its own (a reshape that is only another view, a concat written in place) stays a plain
-node.
+node, and so does control flow: what runs in its bodies is the rewritten model's nodes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from graphfuse import __version__
 from graphfuse.errors import ArtifactError
 from graphfuse.fuse.program import Program
 from graphfuse.fuse.regions import Fusion
+from graphfuse.graph.bodies import bodies, captured, graphs, is_control
 from graphfuse.graph.origins import ORIGINS_KEY, all_nodes, merge_origins
 from graphfuse.toolchain.files import disk_errors
 
@@ -27,7 +28,7 @@ OPSET = 23
 # Protobuf takes 2 GB; weights beyond this go to a file beside the model.
 LARGEST_INLINE = 1_500_000_000
 
-_INFERENCE_KEY = "pkg.onnx_shape_inference."
+_OWN_KEYS = ("pkg.onnx_shape_inference.", "graphfuse.varies")
 _MOST_NAMED = 4
 
 
@@ -47,9 +48,11 @@ def fused_model(fusion: Fusion, model: ir.Model) -> ir.Model:
     functions = [_extract(graph, nodes, regions, readers) for nodes, regions in groups]
     graph.sort()
     graph.opset_imports[DOMAIN] = 1
-    _spell_for_older(graph)
+    for each in graphs(graph):
+        _spell_for_older(each)
     for function in functions:
-        _spell_for_older(function)
+        for each in graphs(function.graph):
+            _spell_for_older(each)
     return ir.Model(
         graph,
         ir_version=model.ir_version,
@@ -125,7 +128,10 @@ def grouped(fusion: Fusion, graph: ir.Graph) -> list[tuple[list[ir.Node], list[s
     sets = _DisjointSets(len(nodes))
     regions_of: dict[int, list[int]] = {}
     for number, region in enumerate(fusion.regions):
-        members = [index[fusion.program.node_of[t]] for t in region.tensors]
+        made_by = dict.fromkeys(fusion.program.node_of[t] for t in region.tensors)
+        members = [index[node] for node in made_by if not is_control(node)]
+        if not members:
+            continue
         for member in members:
             sets.join(members[0], member)
         regions_of.setdefault(members[0], []).append(number)
@@ -244,21 +250,7 @@ def _extract(
 def _read(node: ir.Node) -> Iterator[ir.Value]:
     """What a node reads from around it, by its bodies as well, in order of use and possibly more than once."""
     yield from (value for value in node.inputs if value is not None)
-    for body in _bodies(node):
-        inside = {id(value) for value in body.inputs} | {id(value) for value in body.initializers.values()}
-        for inner in body:
-            inside |= {id(value) for value in inner.outputs}
-        for inner in body:
-            yield from (value for value in _read(inner) if id(value) not in inside)
-        yield from (value for value in body.outputs if id(value) not in inside)
-
-
-def _bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+    yield from captured(node)
 
 
 def _opsets(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[str, int]:
@@ -268,7 +260,7 @@ def _opsets(graph: ir.Graph, nodes: Iterable[ir.Node]) -> dict[str, int]:
     while stack:
         node = stack.pop()
         used[node.domain] = None
-        stack += [inner for body in _bodies(node) for inner in body]
+        stack += [inner for body in bodies(node) for inner in body]
     return {domain: version for domain, version in graph.opset_imports.items() if domain in used}
 
 
@@ -301,6 +293,8 @@ def _drop_scaffolding(graph: ir.Graph) -> None:
     for name in [v.name or "" for v in unused]:
         del graph.initializers[name]
     for node in all_nodes(graph):
-        for value in node.outputs:
-            for key in [key for key in value.metadata_props if key.startswith(_INFERENCE_KEY)]:
+        for value in (*node.outputs, *(value for body in bodies(node) for value in body.inputs)):
+            if value.shape is None and node.graph is not graph:
+                value.type = None  # a type without a shape is not valid ONNX
+            for key in [key for key in value.metadata_props if key.startswith(_OWN_KEYS)]:
                 del value.metadata_props[key]
