@@ -17,6 +17,7 @@ from graphfuse.ops.registry import Op, all_ops
 from graphfuse.ops.samples import Sample
 
 OPSET = 24
+DOMAINS = {"ai.onnx.ml": 5, "com.microsoft": 1}
 IR_VERSION = 12
 
 
@@ -60,6 +61,8 @@ def case_of(op: Op, sample: Sample, number: int) -> Case:
         [numpy_helper.from_array(x, name) for name, x in given.items() if name in known],
     )
     opsets = [helper.make_opsetid("", _opset(op))]
+    if op.domain:
+        opsets.append(helper.make_opsetid(op.domain, DOMAINS[op.domain]))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     inputs = {name: x for name, x in given.items() if name not in known}
     return Case(f"{op.name}-{number}", _with_output_types(model), inputs, sample)
@@ -67,6 +70,8 @@ def case_of(op: Op, sample: Sample, number: int) -> Case:
 
 def _opset(op: Op) -> int:
     """OPSET, or the one that brought the op where that is later."""
+    if op.domain:
+        return OPSET
     try:
         onnx.defs.get_schema(op.name, OPSET, op.domain)
         return OPSET
@@ -80,6 +85,9 @@ def _value_info(name: str, x: np.ndarray) -> onnx.ValueInfoProto:
 
 def _with_output_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its outputs' types inferred; their shapes stay open, for the lowering to find."""
+    (node,) = model.graph.node
+    if node.domain:
+        return model  # onnxruntime knows them
     for output, known in zip(model.graph.output, shape_inference.infer_shapes(model).graph.output, strict=True):
         output.type.tensor_type.elem_type = known.type.tensor_type.elem_type
         if not output.type.tensor_type.elem_type:  # ops that are functions: the type of the first input
