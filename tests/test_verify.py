@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from graphfuse.artifact import Manifest, Tensor
+from graphfuse.compiler import compile_model
 from graphfuse.errors import InputError
 from graphfuse.runtime.session import Session
 from graphfuse.target import host_target
@@ -497,3 +498,25 @@ def test_a_saturating_output_has_the_scale_of_one() -> None:
     assert compare("y", tiny + np.float32(1e-7), tiny, saturating).passed
     assert not compare("z", tiny + np.float32(1e-7), tiny, other).passed
     assert not compare("y", np.float32([0.5, 0.51]), np.float32([0.5, 0.5]), saturating).passed
+
+
+@pytest.mark.parametrize(
+    "ports, body, oracle",
+    [
+        ("(bfloat16[N, 8] x) => (bfloat16[N, 8] y)", "a = Add(x, x)\n y = Tanh(a)", "onnx.reference"),
+        ("(float16[N, 8] x) => (float16[N, 8] y)", "a = Add(x, x)\n y = Tanh(a)", "onnxruntime"),
+        ("(float[N, 8] x) => (float8e4m3fn[N, 8] y)", "y = Cast<to = 17>(x)", "onnx.reference"),
+        ("(int4[N, 8] x) => (float[N, 8] y)", "y = Cast<to = 1>(x)", "onnx.reference"),
+        ("(uint16[N, 8] x) => (uint16[N, 8] y)", "a = Max(x, x)\n y = Mul(a, x)", "onnx.reference"),
+    ],
+)
+def test_element_types_that_onnxruntime_lacks_are_verified_by_the_evaluator(
+    ports: str, body: str, oracle: str, tmp_path: Path
+) -> None:
+    model = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 22]> g {ports} {{ {body} }}')
+    onnx.save(model, tmp_path / "model.onnx")
+    certificate = compile_model(tmp_path / "model.onnx", tmp_path / "model.gf").certificate
+    assert certificate is not None
+    assert certificate.passed
+    assert oracle in certificate.versions
+    assert f"with {oracle}" in certificate.verdict

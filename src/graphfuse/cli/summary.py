@@ -72,7 +72,7 @@ def certificate_text(certificate: Certificate) -> RenderableType:
         table.add_row(*_report(report))
     origins = grouped(certificate.inputs, lambda record: record.origin)
     inputs = "; ".join(f"{', '.join(map(_input, group))} {group[0].origin}" for group in origins)
-    reference = f"onnxruntime {certificate.versions.get('onnxruntime', '')}"
+    reference = f"{certificate.reference} {certificate.versions.get(certificate.reference, '')}"
     return Group(table, Text(f"  against {reference} on {inputs}", "dim"))
 
 

@@ -39,6 +39,11 @@ class Certificate:
     rule: str
 
     @property
+    def reference(self) -> str:
+        """What was compared with: "onnxruntime", or "onnx.reference" for element types that it lacks."""
+        return next((name for name in self.versions if name not in ("graphfuse", "numpy")), "onnxruntime")
+
+    @property
     def verdict(self) -> str:
         """One line: that all agree and the largest error, or the first output that does not, where and by how much."""
         failed = [report for report in self.outputs if not report.passed]
@@ -46,13 +51,13 @@ class Certificate:
             worst = max(self.outputs, key=lambda report: report.max_rel)
             count = len(self.outputs)
             agree = "the output agrees" if count == 1 else f"all {count} outputs agree"
-            return f"{agree} with onnxruntime, largest relative error {worst.max_rel:.2g} (output {worst.name!r})"
+            return f"{agree} with {self.reference}, largest relative error {worst.max_rel:.2g} (output {worst.name!r})"
         first = failed[0]
         more = f"; {len(failed) - 1} more outputs differ" if len(failed) > 1 else ""
         where = (
             f": {first.ours:.9g} instead of {first.expected:.9g} at {list(first.position)}" if first.position else ""
         )
-        return f"the output {first.name!r} differs from onnxruntime's, {first.reason}{where}{more}"
+        return f"the output {first.name!r} differs from {self.reference}'s, {first.reason}{where}{more}"
 
     def to_json(self) -> str:
         """The text of certificate.json: strict JSON, NaN and infinity spelled as strings."""

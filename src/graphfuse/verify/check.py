@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
 from graphfuse import __version__
 from graphfuse.errors import InputError
@@ -76,7 +75,7 @@ def verify(
         dims=bind_symbols(session.manifest.inputs, shapes, session.manifest.symbols),
         seed=seed,
         threads=session.threads,
-        versions={"graphfuse": __version__, "onnxruntime": onnxruntime.__version__, "numpy": np.__version__},
+        versions={"graphfuse": __version__, reference.name: reference.version, "numpy": np.__version__},
         rule=_rule(tolerance),
     )
 

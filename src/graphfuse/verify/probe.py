@@ -15,6 +15,7 @@ from graphfuse.codegen.module import Module, chunks
 from graphfuse.fuse.regions import Fusion
 from graphfuse.graph.dims import evaluate, measured
 from graphfuse.graph.dtypes import item_bytes, numpy_name
+from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
 from graphfuse.plan.memory import lay_out_apart
 from graphfuse.plan.planner import Plan, lifetimes
@@ -67,12 +68,18 @@ def region_values(
                 continue
             if view.buffer.kind == "arena":
                 start = module.arena_head + evaluate(apart.arena.offsets[view.buffer], env)
-                found[t.value.name] = _read(arena[start:], view, env)
+                found[t.value.name] = _as_declared(t, _read(arena[start:], view, env))
             else:
                 flat = memory[view.buffer.kind][view.buffer.index]
-                found[t.value.name] = _read(flat.reshape(-1).view(np.uint8), view, env)
+                found[t.value.name] = _as_declared(t, _read(flat.reshape(-1).view(np.uint8), view, env))
     library.model_release(address_of(arena))
     return found
+
+
+def _as_declared(t: Tensor, array: Array) -> Array:
+    """The value in the type that the graph says: half precision is float32 between operators."""
+    declared = t.dtype if t.value is None or t.value.dtype is None else t.value.dtype
+    return array.astype(declared.numpy(), copy=False)
 
 
 def _read(memory: Array, view: View, env: Mapping[str, int]) -> Array:

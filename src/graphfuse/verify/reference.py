@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,23 @@ FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
 
 # What the slow Python evaluator is trusted with: it takes a few seconds for models of this size.
 _MOST_NODES, _MOST_PARAMETERS, _MOST_INPUTS = 600, 20_000_000, 500_000
+# Element types that onnxruntime's arrays cannot have, and those that few of its kernels are for.
+_NOT_IN_NUMPY = r"bfloat16|float[48]e|int[24]\b"
+_RARE = r"^(bfloat16|u?int16|uint32|uint64|u?int[248]|float[48]e.*)$"
 _SLOW_OPS = frozenset({"Resize", "Upsample", "NonMaxSuppression", "ConvTranspose", "LRN", "GridSample", "Loop", "Scan"})
 
 
 class Reference:
-    """The original model in onnxruntime, every optimisation off. Raises InputError when onnxruntime refuses it."""
+    """The original model in onnxruntime, every optimisation off; small models of element types that it lacks in ONNX's
+    own evaluator. Raises InputError when onnxruntime refuses the model for another reason.
+
+    `name` is what computes, and `version` its version.
+    """
 
     def __init__(self, model: str | Path | onnx.ModelProto) -> None:
+        self.name, self.version = "onnxruntime", onnxruntime.__version__
+        self._evaluator: onnx.reference.ReferenceEvaluator | None = None
+        self._model: onnx.ModelProto | None = None
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
@@ -34,16 +45,55 @@ class Reference:
         try:
             self._session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise InputError("onnxruntime does not load this model", why=_first_line(error)) from error
+            if not self._evaluates(model):
+                raise InputError("onnxruntime does not load this model", why=_first_line(error)) from error
+            return
         self.outputs = [output.name for output in self._session.get_outputs()]
+        ports = [*self._session.get_inputs(), *self._session.get_outputs()]
+        if any(re.search(_NOT_IN_NUMPY, port.type) for port in ports):
+            self._evaluates(model)
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name. Raises InputError when onnxruntime refuses the inputs."""
+        if self._evaluator is not None:
+            return self._evaluate(inputs)
         try:
             values = self._session.run(self.outputs, dict(inputs))
         except Exception as error:
             raise InputError("onnxruntime refuses these inputs", why=_first_line(error)) from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def _evaluates(self, model: str | Path | onnx.ModelProto) -> bool:
+        """Whether ONNX's evaluator takes the model, which has an element type that onnxruntime (or NumPy) lacks."""
+        proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
+        if not _has_rare_types(proto):
+            return False
+        try:
+            self._evaluator = onnx.reference.ReferenceEvaluator(proto)
+        except Exception:  # whatever it lacks
+            return False
+        self._model, self.name, self.version = proto, "onnx.reference", onnx.__version__
+        self.outputs = [output.name for output in proto.graph.output]
+        return True
+
+    def _evaluate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        assert self._evaluator is not None and self._model is not None
+        if not _is_small(self._model, inputs):
+            raise InputError("onnxruntime lacks an element type, and for ONNX's own evaluator the model is too large")
+        try:
+            with np.errstate(all="ignore"):
+                values = self._evaluator.run(self.outputs, dict(inputs))
+        except Exception as error:
+            raise InputError("ONNX's evaluator refuses these inputs", why=_first_line(error)) from error
+        return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def _has_rare_types(model: onnx.ModelProto) -> bool:
+    """Whether a graph's port or constant has a type that onnxruntime computes little with."""
+    names = [onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in model.graph.initializer]
+    for port in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        names.append(onnx.TensorProto.DataType.Name(port.type.tensor_type.elem_type))
+    return any(re.search(_RARE, name.lower()) for name in names)
 
 
 def intermediate_values(model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, Array]) -> dict[str, Array]:
