@@ -56,7 +56,27 @@ class Bounds:
             if isinstance(b, Const) and isinstance(a, Var):
                 begin, end = self._ranges[a]
                 return isinstance(begin, Const) and 0 <= b.value <= begin.value and self._at_most(end, extent)
+        if e.fn == "add":
+            return any(self._behind(a, b, extent) for a, b in (e.args, e.args[::-1]))
         return isinstance(extent, int) and self.clamped(e, extent)
+
+    def _behind(self, start: Expr, var: Expr, extent: Dim) -> bool:
+        """Whether start + var lies inside: the variable stays below what is left of the axis behind the start."""
+        if not isinstance(var, Var):
+            return False
+        begin, end = self._ranges[var]
+        return self._nonnegative(start) and self._nonnegative(begin) and self._within_rest(end, start, extent)
+
+    def _within_rest(self, e: Expr, start: Expr, extent: Dim) -> bool:
+        """Whether e <= extent - start."""
+        if isinstance(e, Result):
+            value = self._values.get(e)
+            return value is not None and self._within_rest(value, start, extent)
+        if not isinstance(e, Call):
+            return False
+        if e.fn == "min":
+            return any(self._within_rest(a, start, extent) for a in e.args)
+        return e.fn == "sub" and _is(e.args[0], extent) and e.args[1] == start
 
     def clamped(self, e: Expr, extent: Dim) -> bool:
         """Whether an expression is held inside the axis by itself, where the axis has elements."""

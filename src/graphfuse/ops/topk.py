@@ -17,8 +17,6 @@ from graphfuse.ops.samples import Sample, floats, int64, ints, sample
 from graphfuse.ops.sorting import Sorter, key_type, sort_key
 from graphfuse.ops.tensor import Tensor, size
 
-# Elements looked at together: most such blocks of a long line hold none of the best.
-_BLOCK = 64
 _FEW = 32
 
 
@@ -85,22 +83,26 @@ def select(x: Tensor, k: Dim, axis: int, largest: bool) -> list[Tensor]:
 
 def _scan(b: Builder, best: _Best, key: Callable[[Expr], Expr], n: Dim) -> None:
     """Offer every element that may be among the best."""
-    blocks = D.ceildiv(n, _BLOCK)
+    blocks = D.ceildiv(n, best.block)
+    keys = b.scratch((best.block,), best.limit.dtype)
     with b.loop(0, size(blocks)) as block:
-        start = b.let(block * _BLOCK)
-        stop = b.let(E.minimum(start + _BLOCK, size(n)))
+        start = b.let(block * best.block)
+        length = b.let(E.minimum(Const(best.block, I64), size(n) - start))
         better = b.variable(lift(0, best.limit.dtype))
-        with b.loop(start, stop) as i:
-            b.assign(better, E.binary("bitor", better, E.cast(key(i) < best.limit, better.dtype)))
-        with b.when(either(better > 0, best.count < size(best.k))), b.loop(start, stop) as i:
-            own = b.let(key(i))
+        with b.loop(0, length) as i:
+            b.store(keys, (i,), key(start + i))
+            b.assign(better, E.binary("bitor", better, E.cast(at(keys, i) < best.limit, better.dtype)))
+        with b.when(either(better > 0, best.count < size(best.k))), b.loop(0, length) as i:
+            own = b.let(at(keys, i))
             with b.when(either(own < best.limit, best.count < size(best.k))):
-                best.put(own, i)
+                best.put(own, start + i)
         best.end_block(E.equal(block, size(D.add(blocks, -1))))
 
 
 class _Best:
     """The best so far: their keys and numbers, how many there are, and the last of k keys, which has to be beaten."""
+
+    block = 64  # elements looked at together: most blocks of a long line hold none of the best
 
     def __init__(self, b: Builder, k: Dim, dtype: DType) -> None:
         self.b = b
@@ -119,6 +121,8 @@ class _Best:
 
 class _Inserted(_Best):
     """In order at all times."""
+
+    block = 16
 
     def __init__(self, b: Builder, k: Dim, dtype: DType) -> None:
         super().__init__(b, k, dtype)
@@ -143,8 +147,8 @@ class _Sorted(_Best):
 
     def __init__(self, b: Builder, k: Dim, n: Dim, dtype: DType) -> None:
         super().__init__(b, k, dtype)
-        self.enough = D.add(k, D.maximum(k, _BLOCK))
-        room = D.add(self.enough, _BLOCK)
+        self.enough = D.add(k, D.maximum(k, self.block))
+        room = D.add(self.enough, self.block)
         self.sorter = Sorter(b, min(room, n) if D.is_static(room, n) else room, dtype)  # type: ignore[type-var]
         self.order = self.sorter.order
 

@@ -97,10 +97,10 @@ def _by_first_place(b: Builder, results: tuple[Tensor, Tensor, Tensor], n: D.Dim
         b.store(old_counts, (g,), at(counts, g))
     found = b.variable(Const(0, I64))
     with b.loop(0, size(n)) as i:
-        g = b.let(at(numbers, i))
-        with b.when(E.equal(at(old_firsts, g), i)):
-            b.store(new, (g,), found)
+        group = b.let(at(numbers, i))
+        with b.when(E.equal(at(old_firsts, group), i)):
+            b.store(new, (group,), found)
             b.store(firsts, (found,), i)
-            b.store(counts, (found,), at(old_counts, g))
+            b.store(counts, (found,), at(old_counts, group))
             b.assign(found, found + 1)
-        b.store(numbers, (i,), at(new, g))
+        b.store(numbers, (i,), at(new, group))
