@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from onnx_shape_inference import infer_symbolic_shapes
 
-from graphfuse.ops.registry import Op, all_ops
+from graphfuse.ops.registry import NotSupported, Op, all_ops
 from graphfuse.ops.samples import Sample
+from ops.running import lower_model
 
 OPSET = 24
 DOMAINS = {"ai.onnx.ml": 5, "com.microsoft": 1}
@@ -85,13 +86,24 @@ def _value_info(name: str, x: np.ndarray) -> onnx.ValueInfoProto:
 
 def _with_output_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its outputs' types inferred; their shapes stay open, for the lowering to find."""
-    (node,) = model.graph.node
-    if node.domain:
-        return model  # onnxruntime knows them
+    if model.graph.node[0].domain:
+        return _with_lowered_types(model)
     for output, known in zip(model.graph.output, shape_inference.infer_shapes(model).graph.output, strict=True):
         output.type.tensor_type.elem_type = known.type.tensor_type.elem_type
         if not output.type.tensor_type.elem_type:  # ops that are functions: the type of the first input
             output.type.tensor_type.elem_type = model.graph.input[0].type.tensor_type.elem_type
+    return model
+
+
+def _with_lowered_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same for an op that ONNX knows too little of; onnxruntime refuses a type that is not the op's."""
+    graph = ir.from_proto(model)
+    try:
+        tensors = lower_model(graph)
+    except NotSupported:
+        return model
+    for output, value in zip(model.graph.output, graph.graph.outputs, strict=True):
+        output.type.tensor_type.elem_type = tensors[value].dtype
     return model
 
 
