@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", (ROOT / "docs" / "adding_an
 
 
 def test_there_are_quotations() -> None:
-    assert len(BLOCKS) == 4
+    assert len(BLOCKS) == 5
 
 
 @pytest.mark.parametrize("path, code", BLOCKS, ids=[code.split("(")[0].split("\n")[0] for _, code in BLOCKS])
