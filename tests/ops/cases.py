@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper, shape_inference
 from onnx.reference import ReferenceEvaluator
 from onnx_shape_inference import infer_symbolic_shapes
 
+import graphfuse.graph.contrib_shapes  # noqa: F401  the shape rules of com.microsoft
 from graphfuse.ops.registry import NotSupported, Op, all_ops
 from graphfuse.ops.samples import Sample
 from ops.running import lower_model

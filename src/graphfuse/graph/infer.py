@@ -16,6 +16,7 @@ from onnx_shape_inference import (  # type: ignore[import-untyped]
     registry,
 )
 
+import graphfuse.graph.contrib_shapes  # noqa: F401  registers its rules
 import graphfuse.graph.shape_rules as shape_rules
 from graphfuse.graph.bodies import bodies, graphs, inner_first
 from graphfuse.graph.body_shapes import forget

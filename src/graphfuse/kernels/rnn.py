@@ -13,12 +13,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from graphfuse.graph.dims import Dim, add, ceildiv, mul, product
-from graphfuse.graph.dtypes import item_bytes, suffix
+from graphfuse.graph.dtypes import I8, item_bytes, suffix
 from graphfuse.ops.recurrence import UNIT, Phase, Recurrence
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.site import KernelCode, NestSite, Packed
 from graphfuse.target import Target
 
+from .dot import QUAD, quads
 from .function import Function
 from .rnn_writer import Kept, LayerWriter, in_arena
 from .tile import Tile, fits, registers_per_vector
@@ -37,7 +38,12 @@ class Rnn:
     error_class = "reassociated"
 
     def accepts(self, site: NestSite, target: Target) -> str | None:
-        return None if isinstance(site.nest, Recurrence) else f"a {site.nest.name} is no recurrent layer"
+        if not isinstance(site.nest, Recurrence):
+            return f"a {site.nest.name} is no recurrent layer"
+        of_bytes = [p for p in site.nest.phases if p.scales is not None]
+        if any(site.constants(t) is None for p in of_bytes for t in (p.weights, p.scales) if t is not None):
+            return "quantised weights that are not known at compile time"
+        return None
 
     def emit(self, site: NestSite, target: Target) -> KernelCode:
         assert isinstance(site.nest, Recurrence)
@@ -62,9 +68,15 @@ class Plan:
         self.finals = {k - 1: t for k, t in site.results.items() if k > 0}
         most = max(2 * nest.units * nest.units * len(p.gates) for p in nest.phases)
         self.step_work: Dim = mul(most, nest.items)
-        self.by_step = not self.constant or (most >= _SHARED_STEP and not self._shared_by_rows())
+        self.quantized = any(p.scales is not None for p in nest.phases)
+        # The states of all items are quantised together, so one thread has all of them, or all threads each step.
+        alone = self.quantized and (self.directions > 1 or most < _SHARED_STEP * QUAD)
+        self.by_step = not alone and (self.quantized or not self.constant or self._step_is_shared(most))
         self.kept = self._memory()
         self.calls = add(mul(nest.steps, len(nest.phases)), 2 if self.finals else 1)
+
+    def _step_is_shared(self, most: int) -> bool:
+        return most >= _SHARED_STEP and not self._shared_by_rows()
 
     def _shared_by_rows(self) -> bool:
         """Whether there is more than one item or direction, each of them with weights that stay in L2 all the time."""
@@ -109,11 +121,10 @@ class Plan:
         nest, states = self.nest, [s.name for s in self.nest.states]
         sources = [p.source for p in nest.phases]
         names = dict.fromkeys([*states, *(name for p in nest.phases for name, _ in p.values)])
-        padded = self.vectors * self.lanes
         kept = {}
         for name in names:
             places = 2 if name in states and name in sources else 1
-            shape = (places, self.directions, nest.items, padded)
+            shape = (places, self.directions, nest.items, self.padded)
             kept[name] = Kept(Tensor(shape, nest.dtype), places)
         return kept
 
@@ -134,13 +145,19 @@ class Plan:
             source=fn.source(),
             pointers=fn.params.pointers,
             dims=fn.params.dims,
-            rows=1 if self.by_step else mul(self.directions, nest.items),
+            rows=1 if self.by_step else self.directions if self.quantized else mul(self.directions, nest.items),
             work=self.step_work if self.by_step else everything,
             columns=self.columns,
             column_grain=1 if self.by_step else self.columns,
             repeat=mul(self.directions, self.calls) if self.by_step else 1,
+            scratch=mul(nest.items, self.padded) if self.quantized else 0,
             describe=f"recurrence of {nest.units} units, {self.gates} gates in registers, {weights}, {sharing}",
         )
+
+    @property
+    def padded(self) -> int:
+        """Units in whole vectors."""
+        return self.vectors * self.lanes
 
     def _known_items(self) -> int:
         return self.nest.items if isinstance(self.nest.items, int) else 1
@@ -157,6 +174,8 @@ class Plan:
     def packed(self, phase: Phase) -> Packed:
         """The weights of a phase: for each direction its panels, each units x gates x (vectors * lanes)."""
         units, width, lanes = self.nest.units, self.width, self.lanes
+        if phase.scales is not None:
+            return self._packed_bytes(phase, phase.scales)
 
         def arrange(w: np.ndarray) -> np.ndarray:
             blocks = w.reshape(w.shape[0], -1, units, w.shape[2])[:, list(phase.gates)]  # [d, gate, unit, k]
@@ -165,9 +184,31 @@ class Plan:
         key = f"rnn panels of {phase.gates} x {width} by {lanes}"
         return Packed(phase.weights, arrange, self.nest.dtype, key)
 
+    def _packed_bytes(self, phase: Phase, scales: Tensor) -> Packed:
+        """For each direction its panels, each the sums of the columns (int32), their scales (float32), then fours."""
+        units, width, lanes = self.nest.units, self.width, self.lanes
+        factors = self.site.constants(scales)
+        assert factors is not None
+
+        def arrange(w: np.ndarray) -> np.ndarray:
+            blocks = w.reshape(w.shape[0], -1, units, w.shape[2])[:, list(phase.gates)]
+            factor = factors.reshape(w.shape[0], -1, units)[:, list(phase.gates)]
+            return np.concatenate([_byte_panels(b, f, width, lanes) for b, f in zip(blocks, factor, strict=True)])
+
+        return Packed(phase.weights, arrange, I8, f"rnn quads of {phase.gates} x {width} by {lanes}")
+
+    def column(self, phase: Phase) -> int:
+        """Elements of the packed weights of a gate of a unit: its weights, and of bytes the sum and scale ahead."""
+        return self.nest.units if phase.scales is None else 2 * QUAD + self.steps * QUAD
+
+    @property
+    def steps(self) -> int:
+        """Steps of a sum of bytes, four each."""
+        return -(-self.nest.units // QUAD)
+
     def side(self, phase: Phase) -> int:
         """Elements of the packed weights of one direction."""
-        return self.nest.units * len(phase.gates) * self.vectors * self.lanes
+        return self.column(phase) * len(phase.gates) * self.padded
 
 
 def _panels(blocks: np.ndarray, width: int, lanes: int) -> np.ndarray:
@@ -179,6 +220,21 @@ def _panels(blocks: np.ndarray, width: int, lanes: int) -> np.ndarray:
         panel = np.zeros((k, gates, -(-part.shape[1] // lanes) * lanes), blocks.dtype)
         panel[:, :, : part.shape[1]] = part.transpose(2, 0, 1)
         parts.append(panel.ravel())
+    return np.concatenate(parts)
+
+
+def _byte_panels(blocks: np.ndarray, factors: np.ndarray, width: int, lanes: int) -> np.ndarray:
+    """Weights [gate, unit, k] of int8 and factors [gate, unit] as panels, the gates of a panel side by side."""
+    parts = []
+    for start in range(0, blocks.shape[1], width):
+        part, factor = blocks[:, start : start + width], factors[:, start : start + width]
+        gates, units, k = part.shape
+        columns = -(-units // lanes) * lanes
+        matrix, scale = np.zeros((k, gates, columns), np.int8), np.zeros((gates, columns), np.float32)
+        matrix[:, :, :units], scale[:, :units] = part.transpose(2, 0, 1), factor
+        sums = matrix.astype(np.int32).sum(0, dtype=np.int32)
+        flat = matrix.reshape(k, gates * columns)
+        parts += [sums.ravel().view(np.int8), scale.ravel().view(np.int8), quads(flat, gates * columns // lanes, lanes)]
     return np.concatenate(parts)
 
 

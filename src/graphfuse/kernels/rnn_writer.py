@@ -10,7 +10,7 @@ from graphfuse.codegen.access import access
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, mul, product
-from graphfuse.graph.dtypes import DType, c_type, suffix, vector_type
+from graphfuse.graph.dtypes import I8, U8, DType, c_type, suffix, vector_type
 from graphfuse.ops import recurrence
 from graphfuse.ops.expr import Const, Expr, Load, Result, Var, cost, substitute
 from graphfuse.ops.recurrence import DIRECTION, ITEM, STEP, UNIT, Phase
@@ -19,6 +19,7 @@ from graphfuse.plan.site import NestSite
 from graphfuse.plan.view import Buffer, View, dense
 
 from .function import Function, affine
+from .rnn_bytes import Quantized
 from .tile import Lanes, Tile, declare_accumulators, multiply_add
 
 if TYPE_CHECKING:
@@ -67,9 +68,12 @@ class LayerWriter:
 
     def _weights(self, phase: Phase) -> str:
         if self.plan.constant:
-            return self.fn.params.pointer(self.plan.packed(phase), self.dtype, "weights")
+            return self.fn.params.pointer(self.plan.packed(phase), self._weight_type(phase), "weights")
         size = mul(self.plan.directions, self.plan.side(phase))
         return self._declare(in_arena((size,), self.dtype, "packed"))
+
+    def _weight_type(self, phase: Phase) -> DType:
+        return self.dtype if phase.scales is None else I8
 
     # ------------------------------------------------------------------ calls
 
@@ -86,6 +90,11 @@ class LayerWriter:
                 w.line(f"const int64_t {direction} = {call} / {calls};")
                 call = f"{call} % {calls}"
             self.one(w, w.let("int64_t", call, "call"), direction, "0", items)
+            return
+        if self.plan.quantized:
+            number, direction = w.fresh("call"), w.fresh("dir")
+            with w.loop(direction, "r0", "r1"), w.loop(number, "0", self.fn.dim(self.plan.calls, "calls")):
+                self.one(w, number, direction, "0", items)
             return
         with w.block("for (int64_t r = r0; r < r1;)"):
             direction = w.let("int64_t", f"r / {items}", "dir")
@@ -193,7 +202,7 @@ class LayerWriter:
     def phase(
         self, w: Writer, now: Scope, k: int, phase: Phase, direction: str, step: str, start: str, stop: str
     ) -> None:
-        gates, units = len(phase.gates), self.nest.units
+        gates = len(phase.gates)
         kept = self.plan.kept[phase.source]
         place, side, item, _ = self.site.views[kept.tensor].strides
         past = [(f"({step} & 1)", place)] if kept.places == 2 else []
@@ -202,18 +211,27 @@ class LayerWriter:
             f"{self.kept[phase.source]} + {affine([*past, (direction, side)], self.fn.params)}",
             "x",
         )
-        panels = w.let(f"{c_type(self.dtype)} *", f"{self.weights[k]} + {direction} * {self.plan.side(phase)}", "side")
+        element = c_type(self._weight_type(phase))
+        panels = w.let(f"{element} *", f"{self.weights[k]} + {direction} * {self.plan.side(phase)}", "side")
+        if phase.scales is not None:
+            whole = Quantized.write(self, w, source, item)
+            source, item = whole.bytes, self.plan.padded
 
         def panel(unit: str, vectors: int, tail: int) -> None:
             lanes = Lanes.of_panel(now, w.section(), UNIT, unit, vectors, self.plan.lanes, tail)
-            base = w.let(f"{c_type(self.dtype)} *", f"{panels} + {unit} * {gates * units}", "columns")
+            base = w.let(f"{element} *", f"{panels} + {unit} * {gates * self.plan.column(phase)}", "columns")
             row = w.fresh("row")
             w.line(f"int64_t {row} = {start};")
             for height in self.plan.heights:
                 with w.block(f"for (; {row} + {height} <= {stop}; {row} += {height})"):
-                    x = w.let(f"{c_type(self.dtype)} *", f"{source} + {affine([(row, item)], self.fn.params)}", "x")
+                    vector = c_type(self.dtype if phase.scales is None else U8)
+                    x = w.let(f"{vector} *", f"{source} + {affine([(row, item)], self.fn.params)}", "x")
                     depth = self.depth(w, now, height, row)
-                    self.tile(w, lanes, phase, Tile(height, vectors), (x, item, base), depth, row)
+                    if phase.scales is None:
+                        self.tile(w, lanes, phase, Tile(height, vectors), (x, item, base), depth, row)
+                    else:
+                        whole.tile(w, Tile(height, vectors * gates), x, base, depth)
+                        self.gates(w, lanes, phase, Tile(height, vectors), row, "p")
 
         self.columns(w, panel, f"({step} & 1)")
 
@@ -240,18 +258,18 @@ class LayerWriter:
         lasts = [now.child({ITEM: f"({row} + {m})"}, w).index(self.nest.lasts) for m in range(rows)]
         return w.let("int64_t", f"{' || '.join(lasts)} ? {units} : 0", "depth")
 
-    def gates(self, w: Writer, lanes: Lanes, phase: Phase, tile: Tile, row: str) -> None:
-        """What becomes of the sums of a tile."""
+    def gates(self, w: Writer, lanes: Lanes, phase: Phase, tile: Tile, row: str, sum_: str = "c") -> None:
+        """What becomes of the sums of a tile, which are called `sum_` and their row and column."""
         n = tile.vectors * len(phase.gates)
         work = sum(cost(e) for _, e in phase.values) * tile.rows * tile.vectors
         if work <= _INLINE or tile.rows == 1:
             for m in range(tile.rows):
                 at = {ITEM: f"({row} + {m})"}
                 for v in range(tile.vectors):
-                    self.unit(lanes[v].child(at, w), phase, [f"c{m}_{g}" for g in range(v, n, tile.vectors)])
+                    self.unit(lanes[v].child(at, w), phase, [f"{sum_}{m}_{g}" for g in range(v, n, tile.vectors)])
             return
         kept, counter = w.fresh("sums"), w.fresh("m")
-        names = ", ".join(f"c{r}_{c}" for r in range(tile.rows) for c in range(n))
+        names = ", ".join(f"{sum_}{r}_{c}" for r in range(tile.rows) for c in range(n))
         w.line(f"const {vector_type(self.dtype)} {kept}[{tile.rows * n}] = {{{names}}};")
         with w.loop(counter, "0", str(tile.rows)):
             at = {ITEM: f"({row} + {counter})"}

@@ -43,12 +43,16 @@ class Phase:
     product k of unit j = sum over i of weights[d, gates[k] * units + j, i] * v[i], v = what is called `source`: a state
     or a value of an earlier phase. `values`: what the phase computes, by name, from what was known before it; a state's
     name gives it its next value.
+
+    scales: None, or the weights are int8, to be multiplied by scales[d, gates[k] * units + j]; the vectors of all items
+    are quantised together to uint8 then, by what ONNX's DynamicQuantizeLinear says, and the sums are exact in int32.
     """
 
     source: str
     weights: Tensor
     gates: tuple[int, ...]
     values: tuple[tuple[str, Expr], ...]
+    scales: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -75,7 +79,8 @@ class Recurrence(Nest):
         final = (len(self.reverse), self.items, self.units)
         self.results = (((self.steps, *final), self.dtype), *((final, self.dtype) for _ in self.states))
         loaded = [load.tensor for load in loads_of(self.expressions)]
-        self.args = tuple(dict.fromkeys([*loaded, *(p.weights for p in self.phases)]))
+        scales = [p.scales for p in self.phases if p.scales is not None]
+        self.args = tuple(dict.fromkeys([*loaded, *(p.weights for p in self.phases), *scales]))
 
     @property
     def expressions(self) -> list[Expr]:
@@ -128,16 +133,34 @@ class Recurrence(Nest):
         y = np.zeros(shape)
         for phase in self.phases:
             known = dict(grid) | self._named(values)
-            weights = evaluator.value(phase.weights).astype(np.float64)
-            blocks = weights.reshape(weights.shape[0], -1, self.units, weights.shape[2])
+            weights = evaluator.value(phase.weights)
+            source, factors = _operands(values[phase.source], weights.shape, phase, evaluator)
+            blocks = weights.astype(np.float64).reshape(weights.shape[0], -1, self.units, weights.shape[2])
             for k, gate in enumerate(phase.gates):
-                sums = np.einsum("dbi,dji->dbj", values[phase.source], blocks[:, gate])
+                sums = np.einsum("dbi,dji->dbj", source, blocks[:, gate]) * factors[:, gate]
                 known[product(k, self.dtype)] = sums.astype(self.dtype.numpy())
             new = {name: evaluator.element(e, shape, known) for name, e in phase.values}
             if phase is self.phases[-1]:
                 y = evaluator.element(self.emitted, shape, known)
             values |= new
         return values, y
+
+
+def _operands(
+    source: np.ndarray, weights: tuple[int, ...], phase: Phase, evaluator: Evaluator
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the weights are multiplied with, and the factors of the sums, [directions, gates, 1, units]."""
+    units = source.shape[-1]
+    shape = (weights[0], weights[1] // units, 1, units)
+    if phase.scales is None:
+        return source, np.ones(shape)
+    # Every step in float32, as the compiled code and onnxruntime have it.
+    least = np.minimum(source.min((1, 2), keepdims=True, initial=0), np.float32(0))
+    most = np.maximum(source.max((1, 2), keepdims=True, initial=0), np.float32(0))
+    scale = np.where(most == least, np.float32(1), (most - least) / np.float32(255))
+    zero = np.clip(np.rint(-least / scale), 0, 255)
+    whole = np.clip(np.rint(source / scale) + zero, 0, 255) - zero
+    return whole, (scale * evaluator.value(phase.scales)[:, None]).reshape(shape)
 
 
 def at(tensor: Tensor, *index: Expr | int) -> Load:

@@ -59,7 +59,7 @@ class Function:
         return ACTIVATIONS[self.name].formula(x, *self.parameters)
 
 
-def _functions(node: OpNode, defaults: Sequence[str], directions: int) -> list[tuple[Function, ...]]:
+def functions_of(node: OpNode, defaults: Sequence[str], directions: int) -> list[tuple[Function, ...]]:
     """The activations of each direction; each takes what it needs from the lists of alphas and betas."""
     names = node.attr("activations") or [*defaults] * directions
     if len(names) != len(defaults) * directions:
@@ -99,6 +99,7 @@ class Layer:
     bias: Tensor | None  # [directions, 2 * gates * units]
     folded: bool  # the bias is in x
     lengths: Tensor | None
+    scales: Tensor | None = None  # [directions, gates * units], of recurrent weights that are quantised
 
     def state(self, k: int) -> Tensor | None:
         """The k-th input, an initial state, as [directions, items, units]."""
@@ -106,7 +107,7 @@ class Layer:
         if given is None:
             return None
         given = transpose(given, (1, 0, 2)) if self.batch_first and given.rank == 3 else given
-        return _shaped(f"input {k}", given, (len(self.reverse), self.x.shape[1], self.units))
+        return shaped(f"input {k}", given, (len(self.reverse), self.x.shape[1], self.units))
 
 
 @dataclass
@@ -175,13 +176,13 @@ class Cell:
 
 # A layer's nest for some of its directions, whose weights [directions, gates * units, units] are given.
 Builder = Callable[[Cell, Tensor, tuple[bool, ...]], Recurrence]
-_REVERSE = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+REVERSE = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
 def _lower(node: OpNode, gates: int, defaults: Sequence[str], build: Builder, apart: bool = False) -> list[Tensor]:
     """All results of a recurrent node: Y, then the last states. `apart`: the last gate's recurrent bias is not in x."""
     layer = _layer(node, gates, apart)
-    functions = _functions(node, defaults, len(layer.reverse))
+    functions = functions_of(node, defaults, len(layer.reverse))
     if len(set(functions)) == 1:
         direction = Const(0, I64) if len(layer.reverse) == 1 else DIRECTION
         results = build(Cell(layer, direction, functions[0]), layer.recurrent, layer.reverse).tensors()
@@ -211,29 +212,29 @@ def _direction(layer: Layer, d: int) -> Tensor:
 def _layer(node: OpNode, gates: int, apart: bool) -> Layer:
     x, w, r = (node.input(k) for k in range(3))
     direction, layout = node.attr("direction", "forward"), node.attr("layout", 0)
-    if direction not in _REVERSE or layout not in (0, 1):
+    if direction not in REVERSE or layout not in (0, 1):
         raise NotSupported(f"direction = {direction!r} with layout = {layout}")
     if x.dtype not in (F32, F64):
         raise NotSupported(f"recurrent layers of {x.dtype.name.lower()}")
     units = node.attr("hidden_size") or (r.shape[2] if r.rank == 3 else None)
     if not isinstance(units, int) or units < 1 or x.rank != 3:
         raise NotSupported("the number of hidden units must be known at compile time: give hidden_size")
-    reverse = _REVERSE[direction]
+    reverse = REVERSE[direction]
     width = gates * units
-    _shaped("the weights", w, (len(reverse), width, x.shape[2]))
-    _shaped("the recurrent weights", r, (len(reverse), width, units))
+    shaped("the weights", w, (len(reverse), width, x.shape[2]))
+    shaped("the recurrent weights", r, (len(reverse), width, units))
     total = len(reverse) * width
     sums = matrix_product(x, _input_weights(node, total))
     bias = node.optional(3)
     known = node.constant(3)
     if bias is not None:
-        _shaped("the bias", bias, (len(reverse), 2 * width))
+        shaped("the bias", bias, (len(reverse), 2 * width))
     if known is not None:
-        sums = map_(lambda v, b: v + b, sums, _summed_bias(known, gates, apart))
+        sums = map_(lambda v, b: v + b, sums, summed_bias(known, gates, apart))
     sums = transpose(sums, (1, 0, 2)) if layout == 1 else sums
     lengths = node.optional(4)
     if lengths is not None:
-        _shaped("sequence_lens", lengths, (sums.shape[1],))
+        shaped("sequence_lens", lengths, (sums.shape[1],))
     return Layer(node, gates, units, reverse, layout == 1, sums, r, bias, known is not None, lengths)
 
 
@@ -245,7 +246,7 @@ def _input_weights(node: OpNode, total: int) -> Tensor:
     return transpose(reshape(w, (total, w.shape[2])), (1, 0))
 
 
-def _summed_bias(bias: np.ndarray, gates: int, apart: bool) -> Tensor:
+def summed_bias(bias: np.ndarray, gates: int, apart: bool) -> Tensor:
     """The biases of inputs and recurrence as one."""
     of_x, of_h = np.moveaxis(bias.astype(np.float64).reshape(len(bias), 2, gates, -1), 1, 0)
     total = of_x + of_h
@@ -254,7 +255,7 @@ def _summed_bias(bias: np.ndarray, gates: int, apart: bool) -> Tensor:
     return constant(total.reshape(-1).astype(bias.dtype), "bias")
 
 
-def _shaped(what: str, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+def shaped(what: str, x: Tensor, shape: Sequence[Dim]) -> Tensor:
     fits = x.rank == len(shape) and all(same(d, s) or not is_static(d, s) for d, s in zip(x.shape, shape, strict=True))
     if not fits:
         raise NotSupported(f"{what}: the shape is {list(x.shape)}, not {list(shape)}")
@@ -265,15 +266,15 @@ def _shaped(what: str, x: Tensor, shape: Sequence[Dim]) -> Tensor:
 
 
 def _one_phase(cell: Cell, weights: Tensor, values: Sequence[tuple[str, Expr]]) -> Phase:
-    return Phase("h", weights, tuple(range(cell.layer.gates)), tuple(values))
+    return Phase("h", weights, tuple(range(cell.layer.gates)), tuple(values), cell.layer.scales)
 
 
-def _lstm(cell: Cell, weights: Tensor, reverse: tuple[bool, ...]) -> Recurrence:
+def lstm_cell(cell: Cell, weights: Tensor, reverse: tuple[bool, ...]) -> Recurrence:
     """Gates i, o, f, c; i, f and o look at the cell's state through the peepholes P."""
     layer = cell.layer
     peepholes = layer.node.optional(7)
     if peepholes is not None:
-        _shaped("the peephole weights", peepholes, (len(layer.reverse), 3 * layer.units))
+        shaped("the peephole weights", peepholes, (len(layer.reverse), 3 * layer.units))
     dtype = layer.x.dtype
     old = Result("c", dtype)
 
@@ -393,7 +394,7 @@ def _samples(gates: int, activations: Sequence[str], states: int) -> list[Sample
     ],
 )
 def lstm(node: OpNode) -> list[Tensor]:
-    return _lower(node, 4, ("Sigmoid", "Tanh", "Tanh"), _lstm)
+    return _lower(node, 4, ("Sigmoid", "Tanh", "Tanh"), lstm_cell)
 
 
 @op(
