@@ -37,9 +37,10 @@ from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.account import account
+from graphfuse.plan.calls import Choose, Plan, cheapest, leanest
 from graphfuse.plan.footprint import note_memory, note_weights
 from graphfuse.plan.in_place import take_places
-from graphfuse.plan.planner import Choose, Plan, cheapest, leanest, plan
+from graphfuse.plan.planner import plan
 from graphfuse.plan.strips import chain_calls
 from graphfuse.plan.text import fusion_text, plan_text
 from graphfuse.runtime.preamble import pool_source, preamble, slots_source
@@ -129,16 +130,18 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
 
     usual = leanest(job.target.l2) if options.optimize == "memory" else cheapest
 
-    def calls_of(fusion: Fusion, choose: Choose) -> Plan:
-        return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose, sum_block)
-
-    if options.tune:
-        planned = _tuned(job, fusion, calls_of, usual)
-    else:
-        planned = calls_of(fusion, usual)
+    def improve(planned: Plan) -> Plan:
         if options.strips:
             planned = chain_calls(planned, strip, job.target, options.optimize)
-    planned = take_places(planned)
+        return take_places(planned)
+
+    def calls_of(fusion: Fusion, choose: Choose) -> Plan:
+        return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose, sum_block, improve)
+
+    if options.tune:
+        planned = take_places(_tuned(job, fusion, calls_of, usual))
+    else:
+        planned = improve(calls_of(fusion, usual))
     account(job.results["fuse"], planned, job.ledger)
     note_memory(planned, job.ledger)
     return planned

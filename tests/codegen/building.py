@@ -23,7 +23,8 @@ from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, fuse
 from graphfuse.importers.onnx import import_onnx
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
-from graphfuse.plan.planner import Plan, plan
+from graphfuse.plan.calls import Plan
+from graphfuse.plan.planner import plan
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from graphfuse.target import Target, target_for

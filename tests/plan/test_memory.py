@@ -14,7 +14,7 @@ from fuse.graphs import draw_graph
 from graphfuse.graph.dims import Dim, dim, evaluate
 from graphfuse.graph.dtypes import F32
 from graphfuse.plan.memory import ALIGNMENT, Arena, Lifetime, lay_out
-from graphfuse.plan.planner import Plan
+from graphfuse.plan.calls import Plan
 from graphfuse.plan.view import Buffer, View
 from ops.cases import inferred
 

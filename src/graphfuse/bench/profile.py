@@ -27,7 +27,7 @@ from graphfuse.importers.checks import read_proto
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
-from graphfuse.plan.planner import Plan
+from graphfuse.plan.calls import Plan
 from graphfuse.plan.site import Packed
 from graphfuse.plan.view import View
 from graphfuse.runtime.binder import bind_symbols

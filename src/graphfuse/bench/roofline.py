@@ -20,7 +20,7 @@ from graphfuse.graph.dims import evaluate
 from graphfuse.graph.dtypes import item_bytes
 from graphfuse.ops.expr import cost
 from graphfuse.ops.tensor import Contract, Map, Opaque, Reduce, Tensor
-from graphfuse.plan.planner import Call, Plan
+from graphfuse.plan.calls import Call, Plan
 from graphfuse.plan.site import Packed
 from graphfuse.plan.view import View
 from graphfuse.runtime.preamble import pool_source

@@ -12,11 +12,24 @@ import sympy
 
 from graphfuse.codegen.writer import Writer
 from graphfuse.errors import InternalError
-from graphfuse.graph.dims import Dim, add, c_text, maximum, measured, mul, saturating_text, steps, symbols
+from graphfuse.fuse.guards import Guard
+from graphfuse.graph.dims import (
+    Dim,
+    add,
+    c_text,
+    maximum,
+    measured,
+    mul,
+    product,
+    saturating_text,
+    steps,
+    symbol_named,
+    symbols,
+)
 from graphfuse.graph.dtypes import c_type, item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
+from graphfuse.plan.calls import Appended, Assign, Call, Choice, Plan, Read, Repeat
 from graphfuse.plan.memory import aligned
-from graphfuse.plan.planner import Call, Plan, Read
 from graphfuse.plan.site import KernelCode, Packed
 from graphfuse.plan.view import Buffer, View
 
@@ -175,7 +188,22 @@ class _Progress:
 
     known: set[str] = field(default_factory=set)
     guarded: set[int] = field(default_factory=set)
-    taken: set[Buffer] = field(default_factory=set)
+    taken: set[str] = field(default_factory=set)
+
+    def copy(self) -> _Progress:
+        """What a body of control flow begins with."""
+        return _Progress(set(self.known), set(self.guarded), set(self.taken))
+
+
+def _sizes_of_control(call: Call) -> Iterator[Dim]:
+    control = call.control
+    if isinstance(control, Repeat):
+        yield symbol_named(control.number)
+        yield from () if control.trips is None else [control.trips]
+        yield from (size for c in control.carriers for size in c.sizes.values())
+        yield from (size for x in control.appended for size in x.sizes.values())
+        changing = [*(c.sizes for c in control.carriers), *(x.sizes for x in control.appended)]
+        yield from (symbol_named(name) for sizes in changing for name in sizes)
 
 
 class _Assembler:
@@ -183,6 +211,8 @@ class _Assembler:
         self, plan: Plan, preamble: tuple[str, str], pool: str, slots: str, embed_weights: bool, profile: bool
     ) -> None:
         self.plan = plan
+        self.every_call = list(plan.every_call)
+        self.every_plan = [plan, *(b for call in self.every_call if call.control for b in call.control.bodies)]
         self.embed_weights = embed_weights
         self.profile = profile
         self.preamble = preamble
@@ -202,8 +232,29 @@ class _Assembler:
         self._texts: dict[Dim, str] = {}
         self.used: set[Dim] = set()  # what occurs in the function being written
         self.messages = [g.message for g in plan.guards]
-        self.slot_names = {buffer: f"memory_{k}" for k, buffer in enumerate(plan.arena.slots)}
+        self.pointer_names, self.place_names = self._name_memory()
         self.slots = max(plan.arena.slots.values(), default=-1) + 1 + self._has_late_scratch()
+
+    def _name_memory(self) -> tuple[dict[Buffer, str], dict[Buffer, str]]:
+        """The C variables of loops' carried values, and of other tensors in slots."""
+        carriers = [c for call in self.every_call if isinstance(call.control, Repeat) for c in call.control.carriers]
+        pointers: dict[Buffer, str] = {}
+        for k, c in enumerate(carriers):
+            pointers[c.before] = f"carried_{k}"
+            if c.after is not None:
+                pointers[c.after] = f"next_{k}"
+        behind = {place for buffer in pointers for place in buffer.behind}
+        others = [buffer for buffer in self.plan.arena.slots if buffer not in behind]
+        # A result in the place of an operand is the same memory under the same name.
+        homes = {buffer: self._home(buffer) for buffer in others}
+        names = {home: f"memory_{k}" for k, home in enumerate(dict.fromkeys(homes.values()))}
+        return pointers, {buffer: names[home] for buffer, home in homes.items()}
+
+    def _home(self, buffer: Buffer) -> Buffer:
+        for plan in self.every_plan:
+            while buffer in plan.homes:
+                buffer = plan.homes[buffer]
+        return buffer
 
     def run(self) -> Module:
         plan = self.plan
@@ -246,12 +297,14 @@ class _Assembler:
         plan = self.plan
         for t in [*plan.inputs, *plan.outputs]:
             yield from t.shape
-        for call in plan.calls:
+        for call in self.every_call:
             yield from call.sizes
+            yield from _sizes_of_control(call)
         yield plan.arena.size
         yield from plan.arena.offsets.values()
-        for g in plan.guards:
-            yield from (g.left, g.right)
+        for part in self.every_plan:
+            yield from (d for g in part.guards for d in (g.left, g.right))
+            yield from (x.value for x in part.learns if isinstance(x, Assign))
 
     def _c(self, d: Dim) -> str:
         if isinstance(d, int):
@@ -287,10 +340,10 @@ class _Assembler:
         return int(aligned(self.slots * _SLOT_BYTES))  # type: ignore[call-overload]
 
     def _has_late_scratch(self) -> bool:
-        return any(measured(c.code.scratch) for c in self.plan.calls)
+        return any(measured(c.code.scratch) for c in self.every_call)
 
     def _scratch(self) -> Dim:
-        wanted = (c.code.scratch for c in self.plan.calls if not measured(c.code.scratch))
+        wanted = (c.code.scratch for c in self.every_call if not measured(c.code.scratch))
         sizes = list(dict.fromkeys(size for size in wanted if size != 0))
         return aligned(maximum(*sizes) if len(sizes) > 1 else sizes[0]) if sizes else 0
 
@@ -335,19 +388,21 @@ class _Assembler:
                 w.line(f"int64_t {self.c_names[s]} = 0;")
             if self.slots:
                 w.line("gf_slot *const slots = arena;")
-            for memory in self.slot_names.values():
+            for memory in dict.fromkeys(self.place_names.values()):
                 w.line(f"char *{memory} = NULL;")
+            for buffer, pointer in self.pointer_names.items():
+                self._pointer_variables(w, buffer, pointer)
             at = _Progress()
-            self._guards(w, at)
+            self._guards(w, self.plan.guards, at)
             w.line(f"char *const scratch = (char *)arena + {self._c(add(self._head, self.plan.arena.size))};")
             w.line("(void)scratch;")
             for k, call in enumerate(self.plan.calls):
                 if timed:
                     w.line(f"stamps[{k}] = gf_nanoseconds();")
-                self._call(w, call, at)
+                self._call(w, self.plan, call, at)
             if timed:
                 w.line(f"stamps[{len(self.plan.calls)}] = gf_nanoseconds();")
-            self._reads(w, self.plan.reads, at)
+            self._learn(w, self.plan, self.plan.learns, at)
             for k, view in self.plan.returned.items():
                 w.line(f"out[{k}] = {self._pointer(view)};")
             for k, s in enumerate(self.returned):
@@ -355,41 +410,139 @@ class _Assembler:
             w.line("return 0;")
         return w.text()
 
-    def _guards(self, w: Writer, at: _Progress) -> None:
-        """The guards whose sizes are all known by now."""
-        for k, g in enumerate(self.plan.guards):
-            if k not in at.guarded and all(s in at.known for s in measured(g.left, g.right)):
-                at.guarded.add(k)
-                w.line(f"if ({self._c(g.left)} {'>' if g.at_most else '!='} {self._c(g.right)}) return {k + 1};")
+    def _pointer_variables(self, w: Writer, buffer: Buffer, name: str) -> None:
+        """Where a carried value is, `carried_0`, or where its next is computed, `next_0`; and in which slot."""
+        place = buffer.behind[-1 if name.startswith("next") else 0]
+        if place in self.plan.arena.slots:
+            w.line(f"char *{name} = NULL;")
+            w.line(f"int {name}_slot = {self.plan.arena.slots[place]};")
+        else:
+            w.line(f"char *{name} = (char *)arena + {self._c(add(self._head, self.plan.arena.offsets[place]))};")
 
-    def _reads(self, w: Writer, reads: Sequence[Read], at: _Progress) -> None:
-        for read in reads:
-            at.known.add(read.symbol)
-            name, view = self.c_names[read.symbol], read.view
-            element = mul(read.index, view.strides[0]) if view.strides else 0
+    def _guards(self, w: Writer, guards: Sequence[Guard], at: _Progress) -> None:
+        """The guards whose sizes are all known by now."""
+        for g in guards:
+            if id(g) not in at.guarded and all(s in at.known for s in measured(g.left, g.right)):
+                at.guarded.add(id(g))
+                fails = ">" if g.at_most else "!="
+                w.line(f"if ({self._c(g.left)} {fails} {self._c(g.right)}) return {self._status(g.message)};")
+
+    def _learn(self, w: Writer, plan: Plan, learns: Sequence[Read | Assign], at: _Progress) -> None:
+        """Measured sizes get their values; those that come from data are checked."""
+        for x in learns:
+            at.known.add(x.symbol)
+            name = self.c_names[x.symbol]
+            if isinstance(x, Assign):
+                w.line(f"{name} = {self._c(x.value)};")
+                continue
+            view = x.view
+            element = mul(x.index, view.strides[0]) if view.strides else 0
             place = f"(const {c_type(view.dtype)} *)({self._pointer(view)})"
             w.line(f"{name} = (int64_t)({place})[{self._c(element)}];")
-            w.line(f"if ({name} < 0 || {name} > GF_MOST_BYTES) return {self._number(read)};")
-        if reads:
-            self._guards(w, at)
+            message = f"{x.node}: a size that it computes is negative, or beyond all memory"
+            w.line(f"if ({name} < 0 || {name} > GF_MOST_BYTES) return {self._status(message)};")
+        if learns:
+            self._guards(w, plan.guards, at)
 
-    def _number(self, read: Read) -> int:
-        """The status of a measured size that is none."""
-        message = f"{read.node}: a size that it computes is negative, or beyond all memory"
+    def _status(self, message: str) -> int:
+        """What model_run returns to say so."""
         if message not in self.messages:
             self.messages.append(message)
         return self.messages.index(message) + 1
 
     def _take(self, w: Writer, call: Call, at: _Progress) -> None:
         """Memory for what the call is the first to name, where the size is known only now."""
-        for buffer in call.buffers:
-            if buffer not in self.slot_names or buffer in at.taken:
+        for p in call.code.pointers:
+            buffer = p.buffer if isinstance(p, View) else None
+            if buffer is None or not buffer.is_measured or not at.known.issuperset(measured(buffer.elements)):
                 continue
-            at.taken.add(buffer)
-            size = saturating_text(buffer.bytes, self.c_names)
-            self.used.add(buffer.bytes)
-            name, slot = self.slot_names[buffer], self.plan.arena.slots[buffer]
-            w.line(f"if (({name} = gf_take(&slots[{slot}], {size}, 0)) == NULL) return -1;")
+            place = buffer.resolved
+            name = self.pointer_names.get(place) or self.place_names.get(place)
+            if name is None or name in at.taken:
+                continue
+            at.taken.add(name)
+            self._grow(w, place, self._saturating(buffer.bytes), "0")
+
+    def _grow(self, w: Writer, place: Buffer, size: str, kept: str) -> None:
+        name = self.pointer_names.get(place) or self.place_names[place]
+        slot = f"{name}_slot" if place in self.pointer_names else self.plan.arena.slots[place]
+        w.line(f"if (({name} = gf_take(&slots[{slot}], {size}, {kept})) == NULL) return -1;")
+
+    def _saturating(self, size: Dim) -> str:
+        self.used.add(size)
+        return saturating_text(size, self.c_names)
+
+    # ------------------------------------------------------------------ control flow
+
+    def _choice(self, w: Writer, control: Choice, at: _Progress) -> None:
+        progress = [at.copy() for _ in control.bodies]
+        with w.block(f"if (*(const uint8_t *)({self._pointer(control.condition)}))"):
+            self._body(w, control.bodies[0], progress[0])
+        with w.block("else"):
+            self._body(w, control.bodies[1], progress[1])
+        for end in progress:
+            at.known |= end.known
+            at.taken |= end.taken
+
+    def _repeat(self, w: Writer, call: Call, control: Repeat, at: _Progress) -> None:
+        number = self.c_names[control.number]
+        at.known |= {control.number, *(name for c in control.carriers for name in c.sizes)}
+        at.taken |= {self.pointer_names[c.before] for c in control.carriers}
+        ends = control.condition is not None or control.goes_on is not None
+        if ends:
+            start = "1" if control.condition is None else f"*(const uint8_t *)({self._pointer(control.condition)})"
+            w.line(f"int going = {start};")
+        conditions = [] if control.trips is None else [f"{number} < {self._c(control.trips)}"]
+        with w.block(f"for ({number} = 0; {' && '.join([*conditions, *(['going'] if ends else [])])}; ++{number})"):
+            inside = at.copy()
+            self._body(w, control.bodies[0], inside)
+            for x in control.appended:
+                self._add_row(w, control, x, call)
+            if control.goes_on is not None:
+                w.line(f"going = *(const uint8_t *)({self._pointer(control.goes_on)});")
+            self._advance(w, control)
+        if control.count in self.late:
+            w.line(f"{self.c_names[control.count]} = {number};")
+        at.known.add(control.count)
+        at.known |= {name for x in control.appended for name in x.sizes}
+        at.taken |= {self.place_names[x.stack.buffer] for x in control.appended}
+
+    def _add_row(self, w: Writer, control: Repeat, x: Appended, call: Call) -> None:
+        """Put what an iteration adds to a stack behind the rows of those before."""
+        number = symbol_named(control.number)
+        for name, size in x.sizes.items():
+            mine, now = self.c_names[name], self._c(size)
+            w.line(f"if ({self.c_names[control.number]} == 0) {mine} = {now};")
+            message = f"{call.nodes[0]}: what it stacks has another shape in every iteration"
+            w.line(f"if ({mine} != {now}) return {self._status(message)};")
+        row = mul(product(x.stack.shape[1:]), item_bytes(x.stack.dtype))
+        self._grow(w, x.stack.buffer, self._saturating(mul(number + 1, row)), self._c(mul(number, row)))
+        stack = f"{self.place_names[x.stack.buffer]} + {self._c(mul(number, row))}"
+        w.line(f"if ({self._c(row)} > 0) memcpy({stack}, {self._pointer(x.part)}, (size_t){self._c(row)});")
+
+    def _advance(self, w: Writer, control: Repeat) -> None:
+        """What an iteration made becomes what the next one begins with."""
+        changes = {name: size for c in control.carriers for name, size in c.sizes.items()}
+        for name, size in changes.items():
+            w.line(f"const int64_t next{name} = {self._c(size)};")
+        for name in changes:
+            w.line(f"{self.c_names[name]} = next{name};")
+        for c in control.carriers:
+            if c.after is None:
+                continue
+            now, then = self.pointer_names[c.before], self.pointer_names[c.after]
+            with w.block():
+                w.line(f"char *const place = {now};")
+                w.line(f"{now} = {then}, {then} = place;")
+                if c.before.is_measured:
+                    w.line(f"const int slot = {now}_slot;")
+                    w.line(f"{now}_slot = {then}_slot, {then}_slot = slot;")
+
+    def _body(self, w: Writer, plan: Plan, at: _Progress) -> None:
+        self._guards(w, plan.guards, at)
+        for call in plan.calls:
+            self._call(w, plan, call, at)
+        self._learn(w, plan, plan.learns, at)
 
     def _embedded(self) -> str:
         """The weights as an array; model_run takes it where it is given no other."""
@@ -402,11 +555,19 @@ class _Assembler:
         w.line("};")
         return w.text()
 
-    def _call(self, w: Writer, call: Call, at: _Progress) -> None:
-        name = self._kernel(call.code)
+    def _call(self, w: Writer, plan: Plan, call: Call, at: _Progress) -> None:
         code = call.code
-        self._reads(w, call.reads, at)
+        self._learn(w, plan, call.learns, at)
         self._take(w, call, at)
+        if call.control is not None:
+            w.comment(f"{call.label}: {', '.join(call.nodes)}")
+            with w.block():
+                if isinstance(call.control, Choice):
+                    self._choice(w, call.control, at)
+                else:
+                    self._repeat(w, call, call.control, at)
+            return
+        name = self._kernel(code)
         w.comment(f"{call.label}: {', '.join(call.nodes)}" if call.nodes else call.label)
         with w.block():
             w.line("void *const p[] = {")
@@ -421,7 +582,7 @@ class _Assembler:
             scratch = self._c(aligned(code.scratch))
             if measured(code.scratch):
                 threads = "(pool == NULL ? 1 : gf_pool_threads(pool))"
-                size = f"gf_mul_sat({saturating_text(aligned(code.scratch), self.c_names)}, {threads})"
+                size = f"gf_mul_sat({self._saturating(aligned(code.scratch))}, {threads})"
                 w.line(f"char *const scratch = gf_take(&slots[{self.slots - 1}], {size}, 0);")
                 w.line("if (scratch == NULL) return -1;")
             split = f"{self._c(code.rows)}, {code.row_grain}, {self._c(code.columns)}, {code.column_grain}"
@@ -444,9 +605,11 @@ class _Assembler:
             return f"(const char *)weights + {self._packed(p)}"
         assert isinstance(p, View), p
         offset = self._c(p.offset * item_bytes(p.dtype))
-        buffer = p.buffer
-        if buffer in self.slot_names:
-            base = self.slot_names[buffer]
+        buffer = p.buffer.resolved
+        if buffer in self.pointer_names:
+            base = self.pointer_names[buffer]
+        elif buffer in self.place_names:
+            base = self.place_names[buffer]
         elif buffer.kind == "arena":
             base = f"(char *)arena + {self._c(add(self._head, self.plan.arena.offsets[buffer]))}"
         elif buffer.kind == "weight":

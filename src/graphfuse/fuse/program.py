@@ -12,15 +12,19 @@ import onnx_ir as ir
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.guards import Guard, collect_guards
 from graphfuse.fuse.line_sums import split_sum
-from graphfuse.graph.dims import shape_of, symbols
+from graphfuse.graph.dims import Dim, measured, shape_of, symbol_named, symbols
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label
 from graphfuse.ops.measured import Measures, measured_sizes
 from graphfuse.ops.registry import NotSupported, find, lower, missing
-from graphfuse.ops.tensor import Tensor
+from graphfuse.ops.tensor import Body, Tensor
 
 # Pixels that the height or width of an image is taken for where nobody says.
 IMAGE = 320
+
+
+Unsupported = tuple[str, str, str]
+"""A node that cannot be lowered: its op, its name, the reason."""
 
 
 @dataclass
@@ -38,6 +42,8 @@ class Program:
     given: Mapping[str, int] = field(default_factory=dict)  # what the user says that sizes mostly are
     strict: bool = False  # narrow floats are rounded behind every node
     measures: Measures = field(default_factory=Measures)
+    around: Program | None = None  # the program that this one is a body of
+    captured: dict[Tensor, Tensor] = field(default_factory=dict)  # tensors of `around` -> the leaves that they are here
     level: dict[Tensor, int] = field(default_factory=dict)  # see `_find_levels`
     sizes: dict[Tensor, list[str]] = field(default_factory=dict)  # names of the measured sizes that a tensor needs
 
@@ -46,6 +52,8 @@ class Program:
         """Sizes to reckon with: what the user gave; the height and width of an image are as they often are; symbols
         that lead an input's shape, and nothing else, are a batch, here of one item.
         """
+        if self.around is not None:
+            return self.around.one_item
         shapes = [self.of_value[v].shape for v in self.graph.inputs]
         inner = set(symbols(d for shape in shapes for d in shape[1:]))
         batch = {name: 1 for name in symbols(d for shape in shapes for d in shape[:1]) if name not in inner}
@@ -61,12 +69,12 @@ class Program:
 
     @cached_property
     def _read(self) -> set[Tensor]:
-        return {self.measures.sources[name].tensor for names in self.sizes.values() for name in names}
+        return {s for t in self.sizes for s in self.sources(t)}
 
     def sources(self, tensor: Tensor) -> list[Tensor]:
         """The tensors of this program that set the measured sizes which a tensor needs."""
-        found = (self.measures.sources[name].tensor for name in self.sizes.get(tensor, ()))
-        return list(dict.fromkeys(t for t in found if t in self.position))
+        found = dict.fromkeys(self.measures.tensor(name) for name in self.sizes.get(tensor, ()))
+        return [t for t in found if t is not None]
 
     def constant(self, tensor: Tensor) -> np.ndarray | None:
         """The value of a leaf that is known at compile time."""
@@ -91,25 +99,95 @@ def lower_graph(
     strict: narrow floats are rounded behind every node, see `ops/narrow.py`.
     """
     program = Program(graph, given=given or {}, strict=strict)
-    unsupported: list[tuple[str, str, str]] = []
+    unsupported: list[Unsupported] = []
     for value in graph.inputs:
         _add_leaf(program, value, unsupported)
-    for value in graph.initializers.values():
-        _add_leaf(program, value, unsupported)
-    for node in graph:
-        _lower_node(program, node, unsupported)
+    _lower_nodes(program, unsupported)
     if unsupported:
         raise UnsupportedModelError(
             unsupported, where=where, remedy="leave these nodes out of the model, or report them"
         )
-    program.outputs = [program.of_value[value] for value in graph.outputs]
-    _keep_live(program)
-    _find_levels(program)
-    program.guards = collect_guards(program.tensors, program.name)
+    _complete(program)
     return program
 
 
-def _add_leaf(program: Program, value: ir.Value, unsupported: list[tuple[str, str, str]]) -> None:
+@dataclass
+class _Scope:
+    """A program as its nodes of control flow see it, with the node that is being lowered."""
+
+    program: Program
+    node: ir.Node
+    unsupported: list[Unsupported]
+
+    def body(self, graph: ir.Graph, inputs: Sequence[Tensor]) -> Body:
+        outer = self.program
+        program = Program(graph, strict=outer.strict, measures=outer.measures.of_body(), around=outer)
+        for value, tensor in zip(graph.inputs, inputs, strict=True):
+            program.of_value[value] = tensor
+        found: list[Unsupported] = []
+        for tensor in inputs:
+            _own(program, tensor, self.node)
+        _lower_nodes(program, found)
+        if found:
+            self.unsupported += found
+            raise _InBody
+        _complete(program)
+        used = {a for t in program.tensors for a in t.args} | set(program.outputs)
+        captured = [leaf for leaf in program.captured.values() if leaf in used]
+        return Body(program, program.outputs, captured, _sizes_from_around(program), set(program.measures.own))
+
+    def inline(self, graph: ir.Graph) -> list[Tensor]:
+        for node in graph:
+            _lower_node(self.program, node, self.unsupported)
+        outputs = [_operand(self.program, value) for value in graph.outputs]
+        if any(t is None for t in outputs):
+            raise _InBody
+        return [t for t in outputs if t is not None]
+
+
+class _InBody(Exception):
+    """Nodes in a body cannot be lowered; they are listed already."""
+
+
+def _lower_nodes(program: Program, unsupported: list[Unsupported]) -> None:
+    for value in program.graph.initializers.values():
+        _add_leaf(program, value, unsupported)
+    for node in program.graph:
+        _lower_node(program, node, unsupported)
+
+
+def _complete(program: Program) -> None:
+    outputs = [_operand(program, value) for value in program.graph.outputs]
+    program.outputs = [t for t in outputs if t is not None]
+    _keep_live(program)
+    _find_levels(program)
+    program.guards = collect_guards(program.tensors, program.name)
+
+
+def _sizes_from_around(program: Program) -> list[Dim]:
+    """The measured sizes that a body computes with and does not measure."""
+    names = {name for names in program.sizes.values() for name in names}
+    names |= set(measured(*(d for t in program.outputs for d in t.shape)))
+    names -= set(program.measures.own)
+    return [symbol_named(name) for name in sorted(names)]
+
+
+def _operand(program: Program, value: ir.Value) -> Tensor | None:
+    """The tensor of a value, which may stand in a graph around the program's; None where it could not be lowered."""
+    found = program.of_value.get(value)
+    if found is not None or program.around is None:
+        return found
+    outer = _operand(program.around, value)
+    if outer is None:
+        return None
+    leaf = outer
+    if outer.outer is not None or outer.prim is not None or program.constant(outer) is None:
+        leaf = program.captured.setdefault(outer, Tensor(outer.shape, outer.dtype, None, value, outer=outer))
+    program.of_value[value] = leaf
+    return leaf
+
+
+def _add_leaf(program: Program, value: ir.Value, unsupported: list[Unsupported]) -> None:
     if value in program.of_value:
         return
     constant = value.const_value
@@ -122,7 +200,7 @@ def _add_leaf(program: Program, value: ir.Value, unsupported: list[tuple[str, st
     program.of_value[value] = Tensor(shape_of(value), value.dtype, None, value)
 
 
-def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, str, str]]) -> None:
+def _lower_node(program: Program, node: ir.Node, unsupported: list[Unsupported]) -> None:
     constant = node.op_type == "Constant" and node.domain in ("", "ai.onnx")
     if constant:
         value = node.outputs[0]
@@ -131,21 +209,26 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[tuple[str, st
         return
     inputs: list[Tensor | None] = []
     for operand in node.inputs:
-        if operand is not None and operand not in program.of_value:
+        tensor = None if operand is None else _operand(program, operand)
+        if operand is not None and tensor is None:
             # Its producer is unsupported and listed already; this node is too when there is no such op at all.
             if find(node) is None:
                 unsupported.append((node.op_type, label(node), missing(node)))
             return
-        inputs.append(None if operand is None else program.of_value[operand])
-    known = len(program.measures.sources)
+        inputs.append(tensor)
+    known = len(program.measures.own)
     try:
-        outputs = lower(node, inputs, program.measures, program.strict)
+        outputs = lower(node, inputs, program.measures, program.strict, _Scope(program, node, unsupported))
         _check_types(node, outputs)
+    except _InBody:
+        return
     except NotSupported as reason:
         unsupported.append((node.op_type, label(node), str(reason)))
         return
-    for source in list(program.measures.sources.values())[known:]:
-        _own(program, source.tensor, node)
+    for name in program.measures.own[known:]:
+        source = program.measures.tensor(name)
+        if source is not None:
+            _own(program, source, node)
     for value, tensor in zip(node.outputs, outputs, strict=False):
         if tensor is not None:
             program.of_value[value] = tensor
@@ -188,7 +271,7 @@ def _keep_live(program: Program) -> None:
         stack += t.args
         if program.measures.sources:
             program.sizes[t] = measured_sizes(t)
-            stack += [program.measures.sources[name].tensor for name in program.sizes[t]]
+            stack += program.sources(t)
     program.tensors = [t for t in program.tensors if id(t) in live]
     program.position = {t: k for k, t in enumerate(program.tensors)}
     for t in program.tensors:

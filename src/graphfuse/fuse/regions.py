@@ -104,10 +104,11 @@ def is_unit_reshape(t: Tensor) -> bool:
     return isinstance(t.prim, Reshape) and same_shape(unit_free(t.shape), unit_free(t.args[0].shape))
 
 
-def fuse(program: Program, apart: frozenset[Tensor] = frozenset()) -> Fusion:
+def fuse(program: Program, apart: frozenset[Tensor] = frozenset(), prefix: str = "") -> Fusion:
     """Partition the program's computing primitives into regions.
 
-    apart: contractions that were measured to be faster without anything computed on their accumulators.
+    apart: contractions that were measured to be faster without anything computed on their accumulators; prefix: of
+    the regions' names.
     """
     fusion = Fusion(program, [], {}, {}, apart)
     for t in program.tensors:
@@ -117,7 +118,7 @@ def fuse(program: Program, apart: frozenset[Tensor] = frozenset()) -> Fusion:
             _join_unit_reshape(fusion, t)
             continue
         _place(fusion, t)
-    _finish(fusion)
+    _finish(fusion, prefix)
     return fusion
 
 
@@ -373,7 +374,7 @@ def _merge(fusion: Fusion, region: Region, feeder: Region) -> None:
 # ---------------------------------------------------------------- order and outputs
 
 
-def _finish(fusion: Fusion) -> None:
+def _finish(fusion: Fusion, prefix: str) -> None:
     program = fusion.program
     for region in fusion.regions:
         inside = set(map(id, region.tensors))
@@ -384,7 +385,7 @@ def _finish(fusion: Fusion) -> None:
         ]
     fusion.regions = _sorted(fusion)
     for k, region in enumerate(fusion.regions):
-        region.name = f"R{k}"
+        region.name = f"{prefix}R{k}"
 
 
 def _sorted(fusion: Fusion) -> list[Region]:

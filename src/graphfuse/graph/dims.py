@@ -178,7 +178,12 @@ def symbols(dims: Iterable[Dim]) -> list[str]:
 
 def measured_symbol(number: int) -> sympy.Symbol:
     """The symbol of a size that is read from memory while the model runs."""
-    return sympy.Symbol(f"_{number}", integer=True, nonnegative=True)
+    return symbol_named(f"_{number}")
+
+
+def symbol_named(name: str) -> sympy.Symbol:
+    """The symbol of a measured size, by its name."""
+    return sympy.Symbol(name, integer=True, nonnegative=True)
 
 
 def measured(*dims: Dim) -> list[str]:

@@ -22,6 +22,7 @@ from graphfuse.ops.expr import Arg, Call, Const, Expr, Load, Size, Var
 from graphfuse.ops.measured import Measures, Source
 from graphfuse.ops.scalars import apply, is_integral
 from graphfuse.ops.tensor import (
+    Body,
     Concat,
     Contract,
     Generate,
@@ -47,12 +48,12 @@ def evaluate(
     """The values of tensors.
 
     `leaves` gives the leaves' values; a leaf that is not in it must be a graph constant. `env` gives the symbols'
-    values, `measures` those of sizes that the program itself computes. Raises ValueError where a value has not the shape or type that its tensor declares, or an index is out of
-    range.
+    values, `measures` those of sizes that the program itself computes. Raises ValueError where a value has not the
+    shape or type that its tensor declares, or an index is out of range.
     """
     run = _Run(dict(leaves), _Sizes(env or {}))
     if measures is not None:
-        run.env.measured = lambda name: run.measure(measures.sources[name])
+        run.know(measures)
     return [run.need(t) for t in tensors]
 
 
@@ -89,6 +90,7 @@ class _Run:
     values: dict[Tensor, np.ndarray]
     env: _Sizes
     nests: dict[Nest, list[np.ndarray]] = field(default_factory=dict)
+    measures: Measures | None = None
 
     def need(self, tensor: Tensor) -> np.ndarray:
         """The value of a tensor, computed with all that it depends on."""
@@ -97,9 +99,31 @@ class _Run:
                 self.values[t] = self.checked(t, self.compute(t))
         return self.values[tensor]
 
-    def measure(self, source: Source) -> int:
-        assert source.index is not None, "bodies of control flow are not interpreted"
-        return int(self.need(source.tensor).reshape(-1)[source.index])
+    def run(
+        self, body: Body, leaves: Mapping[Tensor, np.ndarray], sizes: Mapping[str, int], wanted: Sequence[dims.Dim]
+    ) -> tuple[list[np.ndarray], list[int]]:
+        """See `Evaluator`."""
+        captured = {leaf: self.need(leaf.outer) for leaf in body.captured if leaf.outer is not None}
+        inner = _Run({**captured, **leaves}, _Sizes({**self.env, **sizes}))
+        if self.measures is not None:
+            inner.know(self.measures)
+        return [inner.need(t) for t in body.outputs], [inner.size(d) for d in wanted]
+
+    def set_sizes(self, sizes: Mapping[str, int]) -> None:
+        """See `Evaluator`."""
+        self.env.update(sizes)
+
+    def know(self, measures: Measures) -> None:
+        """Compute measured sizes where they are asked for."""
+        self.measures = measures
+        self.env.measured = lambda name: self.measure(name, measures.sources[name])
+
+    def measure(self, name: str, source: Source) -> int:
+        assert source.tensor is not None
+        value = self.need(source.tensor)
+        if source.index is None:  # computing the tensor has set it
+            return self.env[name]
+        return int(value.reshape(-1)[source.index])
 
     def value(self, tensor: Tensor) -> np.ndarray:
         return self.values[tensor]

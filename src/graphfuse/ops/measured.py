@@ -16,29 +16,48 @@ from graphfuse.ops.tensor import Contract, Generate, IndexMap, Map, Opaque, Pad,
 class Source:
     """Where a measured size comes from: element `index` of a tensor of integers.
 
-    With no index the loop nest that `tensor` is a result of sets it: a body of control flow.
+    With no index the control flow that `tensor` is a result of sets it; with no tensor that is yet to be lowered.
     """
 
-    tensor: Tensor
+    tensor: Tensor | None
     index: int | None = None
 
 
 @dataclass
 class Measures:
-    """The measured sizes of a model, its bodies of control flow included."""
+    """The measured sizes of a graph; `sources` are those of the whole model, bodies of control flow included."""
 
     sources: dict[str, Source] = field(default_factory=dict)
+    own: list[str] = field(default_factory=list)
 
     def fresh(self, source: Source) -> sympy.Symbol:
         """A new symbol for a size that comes from there."""
         symbol = measured_symbol(len(self.sources))
         self.sources[symbol.name] = source
+        self.own.append(symbol.name)
         return symbol
+
+    def reserve(self) -> sympy.Symbol:
+        """A new symbol whose source follows."""
+        return self.fresh(Source(None))
+
+    def of_body(self) -> Measures:
+        """Those of a body of this graph."""
+        return Measures(self.sources)
+
+    def tensor(self, name: str) -> Tensor | None:
+        """The tensor of this graph that has to be computed before a size is known; None for sizes from around it."""
+        return self.sources[name].tensor if name in self._own else None
+
+    @property
+    def _own(self) -> set[str]:
+        return set(self.own)
 
 
 def measured_sizes(t: Tensor) -> list[str]:
     """The names of the measured symbols that must have their values before a tensor can be computed."""
-    return measured(*t.shape, *(d for a in t.args for d in a.shape), *_computed_with(t))
+    names = measured(*t.shape, *(d for a in t.args for d in a.shape), *_computed_with(t))
+    return [name for name in names if name not in t.prim.nest.own] if isinstance(t.prim, Opaque) else names
 
 
 def _computed_with(t: Tensor) -> Iterable[Dim]:

@@ -15,7 +15,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -27,11 +27,21 @@ from graphfuse.ops.expr import Expr
 from graphfuse.ops.measured import Measures, Source
 from graphfuse.ops.samples import Sample
 from graphfuse.ops.symbolic import known_dims
-from graphfuse.ops.tensor import Tensor, map_
+from graphfuse.ops.tensor import Body, Tensor, map_
 
 
 class NotSupported(Exception):
     """Raised by an op's lowering for a form it has no meaning for; the message is the reason shown to the user."""
+
+
+class Scope(Protocol):
+    """What control flow asks of the program that its node belongs to."""
+
+    def body(self, graph: ir.Graph, inputs: Sequence[Tensor]) -> Body:
+        """A graph of the node, lowered as a program of its own, for these inputs."""
+
+    def inline(self, graph: ir.Graph) -> list[Tensor]:
+        """The outputs of a graph of the node without inputs, lowered as if its nodes stood in this program."""
 
 
 @dataclass
@@ -41,6 +51,7 @@ class OpNode:
     node: ir.Node
     inputs: Sequence[Tensor | None]
     measures: Measures = field(default_factory=Measures)
+    around: Scope | None = None
 
     def input(self, k: int) -> Tensor:
         """The k-th input, which the op requires."""
@@ -83,6 +94,13 @@ class OpNode:
         if values is None or not is_static(*values):
             raise NotSupported(f"{what} must be known at compile time")
         return [int(v) for v in values]
+
+    @property
+    def scope(self) -> Scope:
+        """The program around the node."""
+        if self.around is None:
+            raise NotSupported("control flow is lowered with the whole graph")
+        return self.around
 
     def measure(self, sizes: Tensor) -> list[Dim]:
         """The elements of a tensor of integers that the program computes, each as a symbol for its value at run time.
@@ -189,17 +207,23 @@ def all_ops() -> list[Op]:
 
 
 def lower(
-    node: ir.Node, inputs: Sequence[Tensor | None], measures: Measures | None = None, strict: bool = False
+    node: ir.Node,
+    inputs: Sequence[Tensor | None],
+    measures: Measures | None = None,
+    strict: bool = False,
+    around: Scope | None = None,
 ) -> list[Tensor | None]:
     """The outputs of a node as tensors over its inputs. Raises NotSupported with the reason.
 
-    measures: takes the sizes that depend on data; those of one model are kept together.
+    measures: takes the sizes that depend on data; those of one model are kept together. around: the program that the
+    node is part of, for control flow.
     strict: narrow floats are rounded behind every node, see `ops/narrow.py`.
     """
     found = find(node)
     if found is None:
         raise NotSupported(missing(node))
-    result = found.lower(OpNode(node, narrow.operands(node, inputs), Measures() if measures is None else measures))
+    measures = Measures() if measures is None else measures
+    result = found.lower(OpNode(node, narrow.operands(node, inputs), measures, around))
     outputs = narrow.results(node, [result] if isinstance(result, Tensor) else list(result), strict)
     for value, tensor in zip(node.outputs, outputs, strict=False):
         if tensor is not None and tensor.value is None:

@@ -51,6 +51,8 @@ def _element(x: Tensor, index: Sequence[int], depth: int) -> Dim:
     if depth == 0:
         raise _Unknown
     prim = x.prim
+    if x.outer is not None:
+        return _element(x.outer, index, depth - 1)
     if prim is None:
         return _leaf(x, index)
     if isinstance(prim, Map):

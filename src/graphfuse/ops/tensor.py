@@ -187,8 +187,36 @@ class Window:
     count_include_pad: bool = False
 
 
+@dataclass(eq=False)
+class Body:
+    """A graph inside a node of control flow, lowered. `program` is what `fuse/program.py` has made of it.
+
+    captured: its leaves that are tensors of a graph around it; sizes: the measured sizes from around it that it
+    computes with; own_sizes: the names of those that it measures itself.
+    """
+
+    program: Any
+    outputs: list[Tensor]
+    captured: list[Tensor]
+    sizes: list[Dim]
+    own_sizes: set[str]
+
+    @property
+    def outer(self) -> list[Tensor]:
+        """The tensors around it that it reads."""
+        return [leaf.outer for leaf in self.captured if leaf.outer is not None]
+
+
 class Evaluator(Protocol):
     """What a nest's meaning may ask for; NumPy arrays throughout."""
+
+    def run(
+        self, body: Body, leaves: Mapping[Tensor, np.ndarray], sizes: Mapping[str, int], wanted: Sequence[Dim]
+    ) -> tuple[list[np.ndarray], list[int]]:
+        """The outputs of a body for these values of its inputs and measured sizes, and sizes that it comes to."""
+
+    def set_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Give measured sizes their values."""
 
     def value(self, tensor: Tensor) -> np.ndarray:
         """The value of one of the nest's arguments."""
@@ -211,6 +239,11 @@ class Nest:
     args: tuple[Tensor, ...]
     results: tuple[tuple[tuple[Dim, ...], DType], ...]
 
+    @property
+    def own(self) -> set[str]:
+        """The names of measured sizes that it sets itself."""
+        return set()
+
     def meaning(self, evaluator: Evaluator) -> list[np.ndarray]:
         """The results in NumPy."""
         raise NotImplementedError
@@ -225,6 +258,10 @@ class Nest:
     def limits(self) -> Iterable[tuple[Dim, Dim, str]]:
         """Sizes of which the first must be at most the second, and what is said where it is not."""
         return ()
+
+    def start(self, result: int) -> Tensor | None:
+        """The argument that a result begins as a copy of, and may take the place of; it is read no other way."""
+        return None
 
     def sizes(self) -> Iterable[Dim]:
         """The sizes that it computes with, beside those in the shapes of its arguments and results."""

@@ -7,26 +7,36 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from graphfuse.fuse.regions import Fusion, Region, Verdict
+from graphfuse.graph.bodies import inner_first
 from graphfuse.graph.dims import assuming, estimate, product
 from graphfuse.graph.dtypes import item_bytes
 from graphfuse.graph.origins import origins
 from graphfuse.ledger import EdgeRecord, Ledger
 from graphfuse.ops.tensor import Tensor
-from graphfuse.plan.planner import Call, Plan
+from graphfuse.plan.calls import Call, Plan
 
 # What reading or writing memory costs where caches do not help; a round figure for desktop and server cores.
 BYTES_PER_US = 20_000
 
 
 def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
-    """Settle every node that is left, and record every edge between regions."""
+    """Settle every node that is left, those of bodies too, and record every edge between regions."""
     settled: set[str] = set()
+    _account(fusion, plan, ledger, settled)
+    for node in inner_first(fusion.program.graph):
+        names = [n for n in origins(node) if n not in settled]
+        if names:
+            ledger.settle(names, "removed", by="plan", reason="it never runs: which branch is taken is known")
+
+
+def _account(fusion: Fusion, plan: Plan, ledger: Ledger, settled: set[str]) -> None:
     # A node with a loop nest is accounted for there, wherever its other parts are.
     for region in sorted(fusion.regions, key=lambda r: r.kind != "opaque"):
         _settle_region(fusion, region, ledger, settled)
-    for node in fusion.program.graph:
+    for node in _nodes(fusion):
         names = [n for n in origins(node) if n not in settled]
         if names:
+            settled.update(names)
             fate, into, reason = _end_of_view(fusion, plan, node)
             ledger.settle(names, fate, into=into, by="plan", reason=reason)  # type: ignore[arg-type]
     with assuming(fusion.program.one_item):
@@ -38,6 +48,14 @@ def account(fusion: Fusion, plan: Plan, ledger: Ledger) -> None:
             if call.parts:
                 how = f"{how}, in {call.code.describe.partition(':')[0]} with {_others(call, step)}"
             ledger.note("plan", step.label, f"{how}: {step.code.name}")
+        if call.control is not None:
+            for inner, body in zip(call.control.fusions, call.control.bodies, strict=True):
+                _account(inner, body, ledger, settled)
+
+
+def _nodes(fusion: Fusion) -> list[ir.Node]:
+    """The nodes of a graph, and those of branches that are always taken, which it computes as its own."""
+    return list(dict.fromkeys([*fusion.program.graph, *fusion.program.node_of.values()]))
 
 
 def _others(call: Call, step: Call) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 
 from graphfuse.graph.dims import assuming, estimate
 from graphfuse.ledger import Ledger
+from graphfuse.plan.calls import Plan, lifetimes
 from graphfuse.plan.memory import live
-from graphfuse.plan.planner import Plan, lifetimes
 from graphfuse.plan.view import Buffer
 
 STAGE = "memory"

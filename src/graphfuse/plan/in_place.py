@@ -6,12 +6,13 @@ lines that it would overwrite.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from graphfuse.graph.dims import Dim, assuming, estimate, mul, same
-from graphfuse.plan.memory import Lifetime, lay_out
-from graphfuse.plan.planner import Call, Plan, lifetimes
+from graphfuse.plan.calls import Assign, Call, Plan, Read, arena_of, lifetimes
+from graphfuse.plan.memory import Lifetime
 from graphfuse.plan.view import Buffer, View
 
 
@@ -19,10 +20,9 @@ def take_places(plan: Plan) -> Plan:
     """The plan with every result that can in the place of a dying operand; as it was where the arena would grow."""
     with assuming(plan.one_item):
         calls, homes = _merged(plan)
-        reads = tuple(replace(read, view=_at_home(read.view, homes)) for read in plan.reads)
         returned = {k: _at_home(view, homes) for k, view in plan.returned.items()}
-        moved = replace(plan, calls=calls, reads=reads, returned=returned, homes=homes)
-        arena = lay_out(lifetimes(calls, moved.kept))
+        moved = replace(plan, calls=calls, learns=_learns(plan.learns, homes), returned=returned, homes=homes)
+        arena = arena_of(calls, moved.kept)
         if not homes or estimate(arena.size) > estimate(plan.arena.size):
             return plan
         for buffer, home in homes.items():
@@ -100,11 +100,15 @@ def _moved(call: Call, homes: dict[Buffer, Buffer]) -> Call:
     return replace(
         call,
         code=replace(call.code, pointers=pointers),
-        reads=tuple(replace(read, view=_at_home(read.view, homes)) for read in call.reads),
+        learns=_learns(call.learns, homes),
         results=[_at_home(view, homes) for view in call.results],
         overwrites=[_at_home(view, homes) for view in call.overwrites],
         apart=call.apart or call,
     )
+
+
+def _learns(learns: Sequence[Read | Assign], homes: dict[Buffer, Buffer]) -> tuple[Read | Assign, ...]:
+    return tuple(replace(x, view=_at_home(x.view, homes)) if isinstance(x, Read) else x for x in learns)
 
 
 def _at_home(view: View, homes: dict[Buffer, Buffer]) -> View:

@@ -6,23 +6,25 @@ the regions are planned in order of execution, with copies only where no view ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
-from graphfuse.fuse.guards import Guard
 from graphfuse.fuse.passes import RowProgram, schedule
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
 from graphfuse.graph.dims import Dim, assuming, estimate, measured, same, same_shape
 from graphfuse.graph.origins import origins
+from graphfuse.ops.control import Conditional, Iteration
 from graphfuse.ops.expr import Arg, Expr
 from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reduce, Reshape, Slice, Tensor, Transpose
 from graphfuse.plan import overwrite
+from graphfuse.plan.calls import Assign, Call, Candidate, Choose, Plan, Read, arena_of, cheapest
+from graphfuse.plan.control import plan_control
 from graphfuse.plan.layout import Layouts
 from graphfuse.plan.memo import KernelMemo
-from graphfuse.plan.memory import Arena, Lifetime, lay_out
+from graphfuse.plan.memory import Arena
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, NestKernel, NestSite, accumulator
 from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
@@ -31,117 +33,6 @@ from graphfuse.target import Target
 _CYCLES_PER_US = 3e3
 
 RowsEmitter = Callable[[RowProgram, dict[Tensor, View], Target], KernelCode]
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A kernel that accepts a contraction; cost: its predicted microseconds on one thread."""
-
-    kernel: Kernel
-    cost: float
-    emit: Callable[[], KernelCode]
-
-    @cached_property
-    def code(self) -> KernelCode:
-        """The kernel as emitted."""
-        return self.emit()
-
-
-Choose = Callable[[Tensor, Sequence[Candidate]], Candidate]
-"""Picks the kernel of a contraction from those that accept it, cheapest first."""
-
-
-def cheapest(anchor: Tensor, candidates: Sequence[Candidate]) -> Candidate:
-    """The kernel of the least predicted time."""
-    return candidates[0]
-
-
-def leanest(most: int) -> Choose:
-    """The kernel of the least predicted time of those that want no more bytes of scratch on each thread, or least."""
-
-    def choose(anchor: Tensor, candidates: Sequence[Candidate]) -> Candidate:
-        sizes = [max(most, estimate(c.code.scratch)) for c in candidates]
-        return candidates[sizes.index(min(sizes))]
-
-    return choose
-
-
-@dataclass(frozen=True)
-class Read:
-    """A measured size that is read from memory: element `index` of a view of integers."""
-
-    symbol: str
-    view: View
-    index: int
-    node: str  # the user's name for what computes it
-
-
-@dataclass
-class Call:
-    """One kernel call."""
-
-    code: KernelCode
-    label: str  # the region or copy it stands for
-    nodes: tuple[str, ...]  # the user's nodes, for comments and the ledger
-    region: Region | None = None
-    kernel: str = ""
-    results: Sequence[View] = ()  # where its outputs are
-    lines: Lines | None = None  # what its rows are, where they are lines of images
-    cost: float = 0.0  # predicted microseconds on one thread, of a contraction
-    for_any_rows: Callable[[], KernelCode] | None = None  # the code anew, for ranges of rows that keep to no grain
-    candidates: tuple[Candidate, ...] = ()  # the kernels that a contraction was chosen from, cheapest first
-    parts: tuple[Call, ...] = ()  # the calls that run strip by strip in this one
-    overwrites: Sequence[View] = ()  # operands whose place the only result may take
-    emit_at: Callable[[View], KernelCode] | None = None  # the code anew, with that result elsewhere
-    apart: Call | None = None  # what it was before results took such places
-    reads: tuple[Read, ...] = ()  # sizes that are read from memory ahead of it
-
-    @property
-    def buffers(self) -> list[Buffer]:
-        """What it reads and writes, each once."""
-        views = [p for p in self.code.pointers if isinstance(p, View)]
-        return list(dict.fromkeys(view.buffer for view in [*views, *(read.view for read in self.reads)]))
-
-    @property
-    def sizes(self) -> Iterator[Dim]:
-        """The sizes that have to be known to make the call."""
-        code = self.code
-        yield from (code.rows, code.columns, code.work, code.scratch, code.repeat, *code.dims)
-        for p in code.pointers:
-            if isinstance(p, View):
-                yield from (p.offset, p.buffer.elements)
-
-
-@dataclass
-class Plan:
-    """Everything the emit stage needs."""
-
-    calls: list[Call]
-    arena: Arena
-    inputs: list[Tensor]
-    outputs: list[Tensor]
-    input_names: list[str]
-    output_names: list[str]
-    guards: list[Guard]
-    views: dict[Tensor, View]
-    constants: dict[Buffer, Tensor]  # weight buffers holding a constant as it is
-    copies: dict[Tensor, str] = field(default_factory=dict)  # views and placements that cost a copy, and why
-    one_item: dict[str, int] = field(default_factory=dict)  # the sizes that costs were reckoned with
-    # Labels of neighbouring calls -> why they do not run strip by strip, "" where they do.
-    strips: dict[tuple[str, str], str] = field(default_factory=dict)
-    homes: dict[Buffer, Buffer] = field(default_factory=dict)  # buffers of results that took the place of an operand
-    reads: tuple[Read, ...] = ()  # sizes that are read from memory behind the last call
-    returned: dict[int, View] = field(default_factory=dict)  # outputs of measured sizes, by number: where they are
-
-    @property
-    def kept(self) -> list[Buffer]:
-        """The buffers that are read when the last call is over."""
-        return [view.buffer for view in [*self.returned.values(), *(read.view for read in self.reads)]]
-
-    @property
-    def steps(self) -> list[Call]:
-        """The calls with nothing overwritten, each chain as the calls that it is made of: they fit `views`."""
-        return [step for call in self.calls for step in (call.parts or (call.apart or call,))]
 
 
 def plan(
@@ -153,78 +44,126 @@ def plan(
     nests: Sequence[NestKernel] = (),
     choose: Choose = cheapest,
     sum_block: int = 0,
+    improve: Callable[[Plan], Plan] = lambda plan: plan,
 ) -> Plan:
-    """Plan the fused program; sum_block: see `ContractionSite`.
+    """Plan the fused program; sum_block: see `ContractionSite`; improve: what is done to the plans of bodies.
 
     Raises UnsupportedModelError when no kernel accepts a contraction or a loop nest.
     """
+    tools = _Tools(kernels, rows, target, nests, choose, sum_block, improve, KernelMemo(target), {}, [])
     with assuming(fusion.program.one_item):
-        return _Planner(fusion, kernels, rows, target, where, nests, choose, sum_block).run()
+        return Planner(fusion, tools).run(where)
 
 
-class _Planner:
-    def __init__(
-        self,
-        fusion: Fusion,
-        kernels: Sequence[Kernel],
-        rows: RowsEmitter,
-        target: Target,
-        where: str,
-        nests: Sequence[NestKernel],
-        choose: Choose,
-        sum_block: int,
-    ) -> None:
+@dataclass(frozen=True)
+class _Tools:
+    """What planners of a model and of its bodies share."""
+
+    kernels: Sequence[Kernel]
+    rows: RowsEmitter
+    target: Target
+    nests: Sequence[NestKernel]
+    choose: Choose
+    sum_block: int
+    improve: Callable[[Plan], Plan]
+    memo: KernelMemo
+    constants: dict[Buffer, Tensor]
+    refused: list[tuple[str, str, str]]
+
+
+class Planner:
+    """Plans one program; the bodies of its control flow have planners of their own."""
+
+    def __init__(self, fusion: Fusion, tools: _Tools) -> None:
         self.fusion = fusion
         self.program = fusion.program
-        self.kernels = kernels
-        self.nests = nests
-        self.choose = choose
-        self.sum_block = sum_block
-        self.rows = rows
-        self.target = target
-        self.where = where
-        self.memo = KernelMemo(target)
+        self.tools = tools
+        self.target = tools.target
         self.layouts = Layouts()
         self.views: dict[Tensor, View] = {}
         self.calls: list[Call] = []
-        self.constants: dict[Buffer, Tensor] = {}
         self.copies: dict[Tensor, str] = {}
-        self.refused: list[tuple[str, str, str]] = []
         self._ready: set[Tensor] = set()
-        self._measured: set[str] = set()  # the measured sizes that have been read
-        self._reads: list[Read] = []  # those that the next call needs
+        self._measured: set[str] = set()  # the measured sizes that are known
+        self._learns: list[Read | Assign] = []  # those that become so ahead of the next call
 
-    def run(self) -> Plan:
+    def run(self, where: str) -> Plan:
         inputs = self._place_leaves()
         self._place_outputs()
+        self._plan_regions()
+        self._return_outputs()
+        if self.tools.refused:
+            raise UnsupportedModelError(self.tools.refused, where=where)
+        self._learn(measured(*(d for t in self.program.outputs for d in t.shape)))
+        returned = {k: self.view(t) for k, t in enumerate(self.program.outputs) if _is_measured(t)}
+        input_names = [t.value.name or "" for t in inputs if t.value is not None]
+        output_names = [value.name or "" for value in self.program.graph.outputs]
+        return self._finished(inputs, self.program.outputs, input_names, output_names, returned=returned)
+
+    def body(self, fusion: Fusion) -> Planner:
+        """A planner for a body of control flow."""
+        return Planner(fusion, self.tools)
+
+    def run_body(
+        self,
+        leaves: Mapping[Tensor, View],
+        homes: Sequence[tuple[Tensor, View]],
+        ends: Sequence[Tensor],
+        needs: Iterable[Dim],
+        kept: Sequence[View] = (),
+    ) -> Plan:
+        """The plan of a body.
+
+        leaves: where what it reads is; homes: where its results are wanted; ends: what has to exist behind its last
+        call besides; needs: sizes that are to be known then; kept: places that are read then.
+        """
+        self.views.update(leaves)
+        for t, home in homes:
+            self._settle_home(t, home)
+        self._plan_regions()
+        for t, home in homes:
+            self.ensure(t)
+            if not same_place(self.view(t), home):
+                self.copy(self.view(t), home, t, "the result of a body is wanted in memory of its own")
+        for t in ends:
+            self.ensure(t)
+        self._learn(measured(*needs))
+        return self.tools.improve(self._finished([], [], [], [], ends=(*kept, *(self.view(t) for t in ends))))
+
+    def _plan_regions(self) -> None:
         self._place_backward()
         for region in self.fusion.regions:
             for t in region.leaves:
-                self._ensure(t)
+                self.ensure(t)
             self._plan_region(region)
-        self._return_outputs()
-        if self.refused:
-            raise UnsupportedModelError(self.refused, where=self.where)
-        self._learn(measured(*(d for t in self.program.outputs for d in t.shape)))
-        returned = {k: self._view(t) for k, t in enumerate(self.program.outputs) if _is_measured(t)}
-        input_names = [t.value.name or "" for t in inputs if t.value is not None]
-        output_names = [value.name or "" for value in self.program.graph.outputs]
+
+    def _finished(
+        self,
+        inputs: list[Tensor],
+        outputs: list[Tensor],
+        input_names: list[str],
+        output_names: list[str],
+        *,
+        returned: dict[int, View] | None = None,
+        ends: tuple[View, ...] = (),
+    ) -> Plan:
         plan = Plan(
             self.calls,
             Arena(),
             inputs,
-            self.program.outputs,
+            outputs,
             input_names,
             output_names,
             self.program.guards,
             self.views,
-            self.constants,
+            self.tools.constants,
             self.copies,
             dict(self.program.one_item),
-            reads=tuple(self._reads),
-            returned=returned,
+            learns=tuple(self._learns),
+            ends=ends,
+            returned=returned or {},
         )
-        return replace(plan, arena=lay_out(lifetimes(plan.calls, plan.kept)))
+        return replace(plan, arena=arena_of(plan.calls, plan.kept))
 
     # ------------------------------------------------------------------ placement
 
@@ -263,8 +202,8 @@ class _Planner:
         """Whether the measured sizes that a place depends on are known when a tensor is computed."""
         names = measured(home.buffer.elements, home.offset, *home.strides)
         level = self.program.level
-        sources = [self.program.measures.sources[name].tensor for name in names]
-        return all(level.get(s, -1) < level.get(t, 0) for s in sources)
+        sources = [self.program.measures.tensor(name) for name in names]
+        return all(level.get(s, -1) < level.get(t, 0) for s in sources if s is not None)
 
     def _behind_views(self, t: Tensor, home: View) -> tuple[Tensor, View] | None:
         """The tensor of which `t` is another view, and where its elements are when those of `t` are at `home`."""
@@ -327,19 +266,20 @@ class _Planner:
         name = self.program.name(t)
         return dense(Buffer("arena", _count(t.shape), t.dtype, name=name), t.shape, self.layouts.order(t))
 
-    def _view(self, t: Tensor) -> View:
+    def view(self, t: Tensor) -> View:
+        """Where a tensor is."""
         if t not in self.views:
             self.views[t] = self._constant_view(t) if t.prim is None else self._fresh(t)
         return self.views[t]
 
     def _constant_view(self, t: Tensor) -> View:
         buffer = Buffer("weight", _count(t.shape), t.dtype, name=self.program.name(t))
-        self.constants[buffer] = t
+        self.tools.constants[buffer] = t
         return dense(buffer, t.shape)
 
     # ------------------------------------------------------------------ views, placements, copies
 
-    def _ensure(self, tensor: Tensor) -> None:
+    def ensure(self, tensor: Tensor) -> None:
         """Make a tensor that a region is about to read exist: resolve its views, fill in its placements."""
         stack = [tensor]
         while stack:
@@ -362,14 +302,14 @@ class _Planner:
         elif isinstance(t.prim, (Concat, Pad)):
             self._fill_in(t)
         else:
-            self._view(t)
+            self.view(t)
 
     def _resolve_view(self, t: Tensor) -> None:
-        source = self._view(t.args[0])
+        source = self.view(t.args[0])
         found = resolve(t, source)
         if found is None:
             packed = dense(Buffer("arena", _count(source.shape), t.dtype, name=self.program.name(t)), source.shape)
-            self._copy(source, packed, t, "its elements do not lie in the order that the new shape needs")
+            self.copy(source, packed, t, "its elements do not lie in the order that the new shape needs")
             found = packed.reshaped(t.shape)
             assert found is not None, "a dense tensor can be viewed under any shape"
         self.views[t] = found
@@ -379,10 +319,10 @@ class _Planner:
             for border in borders(t, self.views[t]):
                 self._fill(border, t)
         for a, home in parts(t, self.views[t]):
-            if not same_place(self._view(a), home):
-                self._copy(self._view(a), home, t, "the part lives elsewhere already")
+            if not same_place(self.view(a), home):
+                self.copy(self.view(a), home, t, "the part lives elsewhere already")
 
-    def _copy(self, source: View, target: View, t: Tensor, why: str) -> None:
+    def copy(self, source: View, target: View, t: Tensor, why: str) -> None:
         leaf = Tensor(source.shape, t.dtype)
         copy = Tensor(source.shape, t.dtype, Map((leaf,), Arg(0, t.dtype)))
         self._call_rows("copy", copy, {leaf: source, copy: target}, t)
@@ -397,18 +337,18 @@ class _Planner:
         if _is_empty(result):
             return
         region = Region("rows", [result], result.shape, outputs=[result])
-        code = self.rows(schedule(region), views, self.target)
-        self._append(Call(code, f"{label} for {self.program.name(t)}", self._nodes([t]), None, "rows"))
+        code = self.tools.rows(schedule(region), views, self.target)
+        self.append(Call(code, f"{label} for {self.program.name(t)}", self.nodes([t]), None, "rows"))
 
     def _return_outputs(self) -> None:
         for k, t in enumerate(self.program.outputs):
-            self._ensure(t)
-            view = self._view(t)
+            self.ensure(t)
+            view = self.view(t)
             mine = view.buffer.kind == "output" and view.buffer.index == k
             if (mine or (_is_measured(t) and view.buffer.kind == "arena")) and view.is_contiguous():
                 continue
             target = self._output(t, k)
-            self._copy(view, target, t, "the output is wanted in memory of its own")
+            self.copy(view, target, t, "the output is wanted in memory of its own")
             if _is_measured(t):
                 self.views[t] = target
 
@@ -424,19 +364,19 @@ class _Planner:
         else:
             call = self._plan_rows(region)
         if call is not None:
-            call.nodes = self._nodes(region.tensors)
-            self._append(call)
+            call.nodes = self.nodes(region.tensors)
+            self.append(call)
 
     def _plan_rows(self, region: Region) -> Call:
         program = schedule(region)
-        views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
+        views = {t: self.view(t) for t in [*region.leaves, *region.outputs]}
         placed = [views[t] for t in region.outputs]
-        code = self.rows(program, views, self.target)
+        code = self.tools.rows(program, views, self.target)
         cost = estimate(code.work) / (2 * self.target.lanes * _CYCLES_PER_US)
         call = Call(code, region.name, (), region, "rows", placed, pixel_lines(region, code, views), cost)
         call.overwrites = overwrite.of_rows(region, program, views)
         # Scheduled anew: the emitter lays out a program's spills as it goes.
-        call.emit_at = lambda view: self.rows(schedule(region), {**views, region.outputs[0]: view}, self.target)
+        call.emit_at = lambda view: self.tools.rows(schedule(region), {**views, region.outputs[0]: view}, self.target)
         return call
 
     def _plan_contraction(self, region: Region) -> Call | None:
@@ -446,16 +386,16 @@ class _Planner:
         whole = [t for t in region.outputs if not isinstance(t.prim, Reduce)]
         outputs = [(t, elements.at_canonical(t)) for t in whole]
         sums = [(t, elements.at_canonical(t.args[0])) for t in region.outputs if isinstance(t.prim, Reduce)]
-        views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
-        site = ContractionSite(anchor, outputs, views, self.program.constant, sums, self.sum_block)
+        views = {t: self.view(t) for t in [*region.leaves, *region.outputs]}
+        site = ContractionSite(anchor, outputs, views, self.program.constant, sums, self.tools.sum_block)
         reasons: list[str] = []
         candidates: list[Candidate] = []
-        for kernel in self.kernels:
+        for kernel in self.tools.kernels:
             able = not sums or getattr(kernel, "sums_lines", False)
             reason = kernel.accepts(site, self.target) if able else "it sums no lines"
             if reason is None:
                 candidates.append(
-                    Candidate(kernel, self.memo.cost(kernel, site), partial(self.memo.emit, kernel, site))
+                    Candidate(kernel, self.tools.memo.cost(kernel, site), partial(self.tools.memo.emit, kernel, site))
                 )
             else:
                 reasons.append(f"{kernel.name}: {reason}")
@@ -463,10 +403,12 @@ class _Planner:
             node = self.program.node_of[anchor]
             # What kernels for such contractions say comes first, what others are for last.
             reasons.sort(key=lambda reason: f"{site.prim.kind} is not" in reason)
-            self.refused.append((node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons)))
+            self.tools.refused.append(
+                (node.op_type, self.program.name(anchor), "no kernel takes it: " + ", ".join(reasons))
+            )
             return None
         candidates.sort(key=lambda c: c.cost)
-        chosen = self.choose(anchor, candidates)
+        chosen = self.tools.choose(anchor, candidates)
         kernel = chosen.kernel
         call = Call(
             chosen.code,
@@ -475,40 +417,57 @@ class _Planner:
             region,
             kernel.name,
             results=[views[t] for t in region.outputs],
-            lines=self.memo.lines(kernel, site),
+            lines=self.tools.memo.lines(kernel, site),
             cost=chosen.cost,
-            for_any_rows=partial(self.memo.emit, kernel, site, any_rows=True),
+            for_any_rows=partial(self.tools.memo.emit, kernel, site, any_rows=True),
             candidates=tuple(candidates),
         )
         if getattr(kernel, "in_place", False):
             call.overwrites = overwrite.of_contraction(site)
-            call.emit_at = lambda view: self.memo.emit(kernel, replace(site, views={**views, region.outputs[0]: view}))
+            call.emit_at = lambda view: self.tools.memo.emit(
+                kernel, replace(site, views={**views, region.outputs[0]: view})
+            )
         return call
 
     def _plan_nest(self, region: Region) -> Call | None:
         results = {t.prim.index: t for t in region.outputs if isinstance(t.prim, Opaque)}
         assert isinstance(region.anchor.prim, Opaque)
         nest = region.anchor.prim.nest
-        views = {t: self._view(t) for t in [*region.leaves, *region.outputs]}
+        if isinstance(nest, (Conditional, Iteration)):
+            plan_control(self, region, nest)
+            return None
+        views = {t: self.view(t) for t in [*region.leaves, *region.outputs]}
         site = NestSite(nest, results, views, self.program.constant)
         reasons: list[str] = []
-        for kernel in self.nests:
+        for kernel in self.tools.nests:
             reason = kernel.accepts(site, self.target)
             if reason is None:
-                return Call(kernel.emit(site, self.target), region.name, (), region, kernel.name)
+                call = Call(kernel.emit(site, self.target), region.name, (), region, kernel.name)
+                call.results = [views[t] for t in region.outputs]
+                call.overwrites = overwrite.of_nest(site)
+                call.emit_at = partial(_emit_with, kernel, site, region.outputs[0], self.target)
+                return call
             reasons.append(f"{kernel.name}: {reason}")
         node, name = self.program.node_of[region.anchor], self.program.name(region.anchor)
-        self.refused.append((node.op_type, name, ", ".join(reasons) or f"there is no kernel for a {nest.name}"))
+        self.tools.refused.append((node.op_type, name, ", ".join(reasons) or f"there is no kernel for a {nest.name}"))
         return None
 
-    def _nodes(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
+    def nodes(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
+        """The user's nodes that tensors belong to."""
         nodes = dict.fromkeys(self.program.node_of[t] for t in tensors if t in self.program.node_of)
         return tuple(dict.fromkeys(name for node in nodes for name in origins(node)))
 
-    def _append(self, call: Call) -> None:
+    def append(self, call: Call) -> None:
+        """Add a call, ahead of which the sizes that it needs become known."""
         self._learn(measured(*call.sizes))
-        call.reads, self._reads = tuple(self._reads), []
+        call.learns, self._learns = tuple(self._learns), []
         self.calls.append(call)
+
+    def assign(self, sizes: Mapping[str, Dim]) -> None:
+        """Have measured sizes computed from others ahead of the next call."""
+        self._learn(measured(*sizes.values()))
+        self._measured.update(sizes)
+        self._learns += [Assign(name, value) for name, value in sizes.items()]
 
     def _learn(self, names: Iterable[str]) -> None:
         """Have measured sizes read from where they have been computed."""
@@ -516,12 +475,15 @@ class _Planner:
             if name in self._measured:
                 continue
             self._measured.add(name)
-            source = self.program.measures.sources[name]
-            if source.index is not None:
-                self._ensure(source.tensor)
-                self._reads.append(
-                    Read(name, self._view(source.tensor), source.index, self.program.name(source.tensor))
-                )
+            source, tensor = self.program.measures.sources[name], self.program.measures.tensor(name)
+            if tensor is not None and source.index is not None:
+                self.ensure(tensor)
+                self._learns.append(Read(name, self.view(tensor), source.index, self.program.name(tensor)))
+
+
+def _emit_with(kernel: NestKernel, site: NestSite, result: Tensor, target: Target, view: View) -> KernelCode:
+    """The code of a nest whose result is elsewhere."""
+    return kernel.emit(replace(site, views={**site.views, result: view}), target)
 
 
 def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) -> Lines | None:
@@ -536,22 +498,6 @@ def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) 
     if not same(code.rows, _count((batch, height, width))):
         return None
     return Lines(views[images[-1]], batch, height, height, rows_per_line=width)
-
-
-def lifetimes(calls: Sequence[Call], kept: Sequence[Buffer] = ()) -> list[Lifetime]:
-    """From which call to which each arena buffer is in use; those `kept` are until the end."""
-    spans: dict[Buffer, Lifetime] = {}
-    for k, call in enumerate(calls):
-        for buffer in call.buffers:
-            if buffer.kind != "arena":
-                continue
-            if buffer not in spans:
-                spans[buffer] = Lifetime(buffer, k, k)
-            spans[buffer].last = k
-    for buffer in kept:
-        if buffer in spans:
-            spans[buffer].last = len(calls)
-    return list(spans.values())
 
 
 # ---------------------------------------------------------------- views and placements as strides

@@ -18,8 +18,8 @@ from typing import Protocol
 
 from graphfuse.graph.dims import Dim, assuming, estimate, mul, product, same
 from graphfuse.graph.dtypes import item_bytes
-from graphfuse.plan.memory import aligned, lay_out
-from graphfuse.plan.planner import Call, Plan, lifetimes
+from graphfuse.plan.calls import Call, Plan, arena_of, lifetimes
+from graphfuse.plan.memory import aligned
 from graphfuse.plan.site import KernelCode, Lines, Packed
 from graphfuse.plan.view import Buffer, View
 from graphfuse.target import Target
@@ -95,7 +95,7 @@ def joined(plan: Plan, writer: Writer, chains: Sequence[Chain]) -> Plan:
             chain = at.get(k, Chain(k, k))
             calls.append(join(plan.calls[k : chain.last + 1], writer, chain.height))
             k = chain.last + 1
-        return replace(plan, calls=calls, arena=lay_out(lifetimes(calls, plan.kept)))
+        return replace(plan, calls=calls, arena=arena_of(calls, plan.kept))
 
 
 Gain = Callable[[Chain], float | None]
@@ -109,8 +109,8 @@ def join(calls: Sequence[Call], writer: Writer, height: int) -> Call:
     label = " > ".join(call.label for call in calls)
     parts = tuple(replace(call, code=call.for_any_rows()) if call.for_any_rows else call for call in calls)
     code = writer.emit([_link(call) for call in parts], height)
-    reads = calls[0].reads
-    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=parts, reads=reads)
+    learns = calls[0].learns
+    return Call(code, label, nodes, None, "strips", results=calls[-1].results, parts=parts, learns=learns)
 
 
 def _link(call: Call) -> Link:
@@ -137,7 +137,7 @@ def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | No
     """Why two neighbouring calls cannot run strip by strip; None when they can. uses: calls that name a buffer."""
     if first.lines is None or second.lines is None:
         return "the rows of one of the two are not lines of images"
-    if second.reads:
+    if second.learns:
         return "a size is read from memory in between"
     if len(first.results) != 1:
         return "the first has more than one result"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from graphfuse.fuse.regions import Fusion
 from graphfuse.graph.dims import Dim
 from graphfuse.ops.tensor import Contract, Reduce, Tensor
-from graphfuse.plan.planner import Plan
+from graphfuse.plan.calls import Plan
 from graphfuse.plan.view import View
 
 

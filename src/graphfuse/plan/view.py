@@ -18,9 +18,10 @@ from graphfuse.ops.tensor import reshape_groups
 
 @dataclass(eq=False)
 class Buffer:
-    """A piece of memory. `kind`: arena | input | output | weight; `index` = position among the inputs or outputs.
+    """A piece of memory; `index` = position among the inputs or outputs, `elements` counts elements of `dtype`.
 
-    `elements` counts elements of `dtype`.
+    kind: arena, input, output, weight; "pointer": one of the buffers `behind`, which changes while the model runs;
+    "outer": the buffer behind belongs to the graph around a body of control flow, which knows it by this one.
     """
 
     kind: str
@@ -28,6 +29,19 @@ class Buffer:
     dtype: DType
     index: int = -1
     name: str = ""
+    behind: tuple[Buffer, ...] = ()
+
+    @property
+    def roots(self) -> list[Buffer]:
+        """The buffers of the same graph that it may be."""
+        if self.kind == "outer":
+            return []
+        return list(self.behind) if self.kind == "pointer" else [self]
+
+    @property
+    def resolved(self) -> Buffer:
+        """What it is in the graph that it belongs to."""
+        return self.behind[0].resolved if self.kind == "outer" else self
 
     @property
     def bytes(self) -> Dim:

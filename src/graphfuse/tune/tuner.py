@@ -24,7 +24,7 @@ from graphfuse.graph.dims import evaluate
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
-from graphfuse.plan.planner import Call, Candidate, Choose, Plan, cheapest
+from graphfuse.plan.calls import Call, Candidate, cheapest, Choose, Plan
 from graphfuse.plan.strips import Chain, chain_calls, joined, possible_chains
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.target import Target

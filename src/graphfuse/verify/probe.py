@@ -18,7 +18,7 @@ from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
 from graphfuse.plan.memory import lay_out_apart
-from graphfuse.plan.planner import Plan, lifetimes
+from graphfuse.plan.calls import lifetimes, Plan
 from graphfuse.plan.view import View
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.library import Library, address_of, aligned_empty, aligned_zeros
