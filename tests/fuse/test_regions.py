@@ -46,8 +46,8 @@ def reasons(fusion: Fusion) -> dict[tuple[str, str], str]:
 
 ONE_REGION = {
     "conv, batch norm, relu, residual": (
-        """g (float[1, 8, 6, 6] x, float[8, 8, 3, 3] w, float[8, 1, 1] s, float[8, 1, 1] b) => (float[1, 8, 6, 6] y) {
-            c = Conv<pads = [1, 1, 1, 1]>(x, w) m = Mul(c, s) n = Add(m, b) r = Relu(n) y = Add(r, x)
+        """g (float[1, 8, 6, 6] x, float[8, 8, 1, 1] w, float[8, 1, 1] s, float[8, 1, 1] b) => (float[1, 8, 6, 6] y) {
+            c = Conv(x, w) m = Mul(c, s) n = Add(m, b) r = Relu(n) y = Add(r, x)
         }""",
         ["Conv", "Mul", "Add", "Relu"],
     ),

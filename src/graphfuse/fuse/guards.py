@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import sympy
 
-from graphfuse.graph.dims import Dim, Min, add, minimum, mul, norm, product, same
+from graphfuse.graph.dims import Dim, Min, add, mul, norm, product, same
 from graphfuse.ops.expr import Load, Var, loads_of
+from graphfuse.ops.runtime_sizes import some
 from graphfuse.ops.tensor import (
     Concat,
     Contract,
@@ -43,13 +45,19 @@ def collect_guards(tensors: Iterable[Tensor], name: Callable[[Tensor], str]) -> 
     """The guards of a program, each condition once; `name` gives the user's name for a tensor's node."""
     found: dict[tuple[str, ...], Guard] = {}
     for t in tensors:
-        for g in _guards(t):
+        for g in (*_exists(t), *_guards(t)):
             if same(g.left, g.right) or (g.at_most and _surely_at_most(g.left, g.right)):
                 continue
             sizes = [str(g.left), str(g.right)]
             key = ("<=", *sizes) if g.at_most else ("==", *sorted(sizes))
             found.setdefault(key, Guard(g.left, g.right, f"{name(t)}: {g.message}", g.at_most))
     return list(found.values())
+
+
+def _exists(t: Tensor) -> Iterator[Guard]:
+    for d in t.shape:
+        if not isinstance(d, int):
+            yield Guard(0, d, f"the size {d} must not be negative", at_most=True)
 
 
 def _guards(t: Tensor) -> Iterator[Guard]:
@@ -99,9 +107,11 @@ def _sliced(t: Tensor) -> Iterator[Guard]:
     for start, step, n, size in zip(t.prim.starts, t.prim.steps, t.shape, t.args[0].shape, strict=True):
         last = add(start, mul(step, add(n, -1)))
         low, high = (start, last) if step > 0 else (last, start)
+        if _surely_at_most(0, low) and _surely_at_most(add(high, 1), size):
+            continue
         beyond = f"elements {low} to {high} of {size} do not exist"
         # Where nothing is taken, it does not matter from where.
-        taken = 1 if _surely_at_most(1, n) else minimum(1, n)
+        taken = 1 if _surely_at_most(1, n) else some(n)
         yield Guard(0, mul(taken, low), beyond, at_most=True)
         yield Guard(mul(taken, add(high, 1)), size, beyond, at_most=True)
 
@@ -127,12 +137,20 @@ def _indexed(t: Tensor) -> Iterator[Guard]:
         loads = loads_of([t.prim.body(position)])
     else:
         assert isinstance(t.prim, IndexMap)
-        loads = loads_of([Load(t.args[0], t.prim.at(position)[0])])
+        at, outside = t.prim.at(position)
+        loads = loads_of([Load(t.args[0], at, outside)])
     for load in loads:
         for e, size in zip(load.index, load.tensor.shape, strict=True):
             if isinstance(e, Var):
                 n = t.shape[position.index(e)]
                 yield Guard(n, size, f"an index of size {n} into one of size {size}", at_most=True)
+            elif not isinstance(size, int) and load.guard is None and not _divides(size, product(t.shape)):
+                yield Guard(some(product(t.shape)), size, f"an index into no elements ({size})", at_most=True)
+
+
+def _divides(size: Dim, count: Dim) -> bool:
+    """Whether the count is some number of times the size, and so 0 where the size is."""
+    return bool(sympy.fraction(sympy.cancel(sympy.sympify(count) / size))[1] == 1)
 
 
 def _looped(t: Tensor) -> Iterator[Guard]:
@@ -149,8 +167,14 @@ def _looped(t: Tensor) -> Iterator[Guard]:
 
 
 def _surely_at_most(left: Dim, right: Dim) -> bool:
-    """Whether left <= right whatever the sizes are; symbols are positive."""
+    """Whether left <= right whatever the sizes are, and here they may be 0."""
     if isinstance(left, Min) and right in left.args:
         return True
-    difference = sympy.sympify(right) - left
+    difference = _may_be_zero(sympy.sympify(right) - left)
     return bool(difference.is_nonnegative or sympy.expand(difference).is_nonnegative)
+
+
+@cache
+def _may_be_zero(e: sympy.Expr) -> sympy.Expr:
+    sizes = {s: sympy.Symbol(s.name, integer=True, nonnegative=True) for s in e.free_symbols}
+    return e.xreplace(sizes)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphfuse.graph.dims import Dim, is_static
+import sympy
+
+from graphfuse.graph.dims import Dim, Min, is_static
 from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, Size
@@ -86,6 +88,11 @@ def with_ones(shape: Sequence[Dim], added: Sequence[Expr]) -> list[Expr]:
     """The sizes when axes of size 1 come in where a flag is set."""
     sizes = [size(d) for d in shape]
     return [E.where(flag, Const(1, I64), chosen(k, sizes)) for flag, k in zip(added, ranks_among(added), strict=True)]
+
+
+def some(count: Dim) -> Dim:
+    """1 where there are any, else 0. Not what `minimum` makes of it, which takes sizes for positive."""
+    return min(1, count) if isinstance(count, int) else Min(sympy.Integer(1), count)
 
 
 def quotient_up(a: Expr, b: Expr) -> Expr:

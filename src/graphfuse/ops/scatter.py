@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import numpy as np
 
+from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import BOOL, I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.loops import Builder, at, wrapped
 from graphfuse.ops.registry import NotSupported, OpNode, op
+from graphfuse.ops.runtime_sizes import some
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample
 from graphfuse.ops.tensor import Tensor
 
@@ -67,6 +69,7 @@ def scatter_elements(node: OpNode) -> Tensor:
     for k, (n, d) in enumerate(zip(indices.shape, data.shape, strict=True)):
         if k != axis:
             b.at_most(n, d, f"indices of {n} along axis {k} of data of {d}")
+    b.at_most(some(D.product(indices.shape)), data.shape[axis], "indices into data without elements")
     out = b.result(data.shape, data.dtype, start=data)
     # What differs ahead of the axis never meets.
     with b.phase(*indices.shape[:axis]) as outer, b.each(indices.shape[axis:]) as inner:
@@ -103,6 +106,8 @@ def scatter_nd(node: OpNode) -> Tensor:
         raise NotSupported(f"indices of {depth} axes into data of rank {data.rank}")
     rows, slices = indices.shape[:-1], data.shape[depth:]
     b = Builder("scatter")
+    for d in data.shape[:depth]:
+        b.at_most(some(D.product(rows)), d, "indices into data without elements")
     out = b.result(data.shape, data.dtype, start=data)
     # Parts of slices never meet.
     shared: tuple[Dim, ...] = slices[:-1]
