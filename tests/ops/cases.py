@@ -64,10 +64,19 @@ def case_of(op: Op, sample: Sample, number: int) -> Case:
     )
     opsets = [helper.make_opsetid("", _opset(op))]
     if op.domain:
-        opsets.append(helper.make_opsetid(op.domain, DOMAINS[op.domain]))
+        opsets.append(helper.make_opsetid(op.domain, _domain_version(op)))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     inputs = {name: x for name, x in given.items() if name not in known}
     return Case(f"{op.name}-{number}", _with_output_types(model), inputs, sample)
+
+
+def _domain_version(op: Op) -> int:
+    """The version of DOMAINS, or the last one that has the op."""
+    version = DOMAINS[op.domain]
+    if op.domain == "com.microsoft":
+        return version
+    schema = onnx.defs.get_schema(op.name, version, op.domain)
+    return schema.since_version - 1 if schema.deprecated else version
 
 
 def _opset(op: Op) -> int:
