@@ -328,7 +328,7 @@ def _older_attributes(votes: str, targets: Sequence[int]) -> dict[str, Any]:
             post_transform="LOGISTIC",
             **_older_attributes("target", [0, 1] * 3),
         ),
-        sample(floats(9, 3), n_targets=1, base_values=[0.5], **_older_attributes("target", [0] * 6)),
+        sample(floats(9, 3), n_targets=1, base_values=[0.5], reference="onnx", **_older_attributes("target", [0] * 6)),
         sample(floats(9, 2), n_targets=1, rejected="feature", reference="onnx", **_older_attributes("target", [0] * 6)),
         sample(floats(9, 3), n_targets=1, rejected="target", reference="onnx", **_older_attributes("target", [1] * 6)),
     ],
