@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from codegen.building import Emitted, GuardFailed, Runner, build, emitted
+from codegen.building import Emitted, GuardFailed, Runner, build, emitted, parse
 from codegen.sanitizing import build_sanitized, run_sanitized
-from graphfuse.graph.dtypes import I64, U32
+from graphfuse.codegen.module import assemble
+from graphfuse.graph.dtypes import BOOL, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64
 from graphfuse.kernels.bounds import Bounds
-from graphfuse.ops.expr import Call, Const, Result, Size, Var, cast, maximum, minimum
+from graphfuse.ops import registry
+from graphfuse.ops.expr import Arg, Call, Const, Expr, Result, Size, Var, cast, maximum, minimum, substitute
+from graphfuse.ops.loops import Builder, at, both, negated
+from graphfuse.ops.registry import OpNode
+from graphfuse.ops.tensor import Tensor
+from graphfuse.plan.in_place import take_places
+from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from ops.cases import inferred
 from ops.running import interpret
 
@@ -187,10 +196,13 @@ def test_indices_out_of_range_stay_inside(reduction: str) -> None:
             np.testing.assert_array_equal(same_on_all_threads(run, data)[0], wanted)
 
 
-def test_nothing_is_written_to_an_axis_without_elements() -> None:
+def test_indices_into_an_axis_without_elements_are_refused() -> None:
     data = {"x": np.zeros((0, 3), np.float32), "i": np.zeros((2, 3), np.int64), "u": np.ones((2, 3), np.float32)}
     (run,) = compiled(model("ScatterElements", data, sizes=True))
-    assert run(data)[0].shape == (0, 3)
+    with pytest.raises(GuardFailed, match="without elements"):
+        run(data)
+    nothing = {**data, "i": np.zeros((0, 3), np.int64), "u": np.ones((0, 3), np.float32)}
+    assert run(nothing)[0].shape == (0, 3)
 
 
 def test_indices_of_more_lines_than_there_are_are_refused() -> None:
@@ -227,6 +239,89 @@ def _symbol(name: str) -> Any:
     import sympy
 
     return sympy.Symbol(name, integer=True, positive=True)
+
+
+# ---------------------------------------------------------------- in place
+
+
+def test_a_scatter_takes_the_place_of_data_that_nobody_needs() -> None:
+    text = """g (float[64, 9] x, int64[3, 1] i, float[3, 9] u) => (float[64, 9] y) {
+        h = Exp(x)  s = ScatterND<reduction = "add">(h, i, u)  y = Softmax(s)
+    }"""
+    e = emitted(ir.from_proto(onnx.shape_inference.infer_shapes(parse(text))))
+    plan = take_places(e.plan)
+    assert len(plan.homes) == 1
+    (before,), (after,) = ([c.code for c in p.calls if c.kernel == "loops"] for p in (e.plan, plan))
+    assert (before.repeat, after.repeat) == (2, 1)  # no copy
+    x, u = random(np.float32, 64, 9), np.ones((3, 9), np.float32)
+    data = {"x": np.clip(np.nan_to_num(x), -2, 2), "i": np.array([[5], [5], [-1]]), "u": u}
+    pieces = preamble(e.target.lanes, False), preamble(e.target.lanes, True)
+    moved = build([Emitted(e.fusion, plan, assemble(plan, pieces, pool_source(), slots_source()), e.target)])[0]
+    (run,) = build([e])
+    np.testing.assert_array_equal(same_on_all_threads(moved, data)[0], run(data)[0])
+
+
+# ---------------------------------------------------------------- scalar functions
+
+BINARY = {
+    "f": ["add", "sub", "mul", "div", "min", "max", "pow", "fmod"],
+    "i": ["add", "sub", "mul", "div", "min", "max", "floormod", "bitand", "bitor", "bitxor"],
+}
+UNARY = {"f": ["neg", "abs", "exp", "tanh", "sqrt", "floor", "reciprocal", "sign"], "i": ["neg", "abs", "bitnot"]}
+COMPARING = ["lt", "le", "gt", "ge", "eq", "ne"]
+
+
+def of_two(b: Builder, x: Tensor, y: Tensor, expressions: list[Expr]) -> Tensor:
+    """[functions, elements] of one type."""
+    result = b.result((len(expressions), x.shape[0]), expressions[0].dtype)
+    with b.phase(x.shape[0]) as (i,):
+        here = {Arg(0, x.dtype): at(x, i), Arg(1, y.dtype): at(y, i)}
+        for k, e in enumerate(expressions):
+            b.store(result, (k, i), substitute(e, dict(here)))
+    return result
+
+
+def every_function(node: OpNode) -> Tensor:
+    x, y = node.input(0), node.input(1)
+    a, c = Arg(0, x.dtype), Arg(1, y.dtype)
+    kind = "f" if x.dtype in (F32, F64) else "i"
+    values = [Call(fn, (a, c), x.dtype) for fn in BINARY[kind]] + [Call(fn, (a,), x.dtype) for fn in UNARY[kind]]
+    conditions = [Call(fn, (a, c), BOOL) for fn in COMPARING]
+    chosen = [
+        Call("select", (both(*conditions[:2]), a, c), x.dtype),
+        Call("select", (negated(conditions[0]), a, c), x.dtype),
+    ]
+    b = Builder("test")
+    of_two(b, x, y, [*values, *chosen, *(cast(e, x.dtype) for e in conditions)])
+    return b.tensors()[0]
+
+
+def every_cast(node: OpNode) -> Tensor:
+    x, y = node.input(0), node.input(1)
+    b = Builder("test")
+    of_two(
+        b, x, y, [cast(cast(Arg(0, x.dtype), t), F64) for t in (F32, F64, I8, U8, I16, U16, I32, U32, I64, U64, BOOL)]
+    )
+    return b.tensors()[0]
+
+
+@pytest.mark.parametrize("lower", [every_function, every_cast])
+def test_scalar_functions(lower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What vector code computes in a map, a nest computes one by one."""
+    registry.all_ops()
+    monkeypatch.setitem(registry._OPS, ("", "Add"), replace(registry._OPS["", "Add"], lower=lower))
+    data = [{"x": random(t, 200, seed=1), "y": random(t, 200, seed=2)} for t in TYPES]
+    for d in data:
+        d["y"][d["y"] == 0] = 1
+    models = [model("Add", d) for d in data]
+    for m in models:
+        m.graph.output[0].type.tensor_type.elem_type = (
+            onnx.TensorProto.DOUBLE if lower is every_cast else (m.graph.input[0].type.tensor_type.elem_type)
+        )
+        m.graph.output[0].type.tensor_type.ClearField("shape")
+    for m, d, run in zip(models, data, compiled(*models), strict=True):
+        (wanted,) = interpret(inferred(m), d)
+        np.testing.assert_allclose(same_on_all_threads(run, d)[0], wanted, rtol=2e-6, err_msg=str(d["x"].dtype))
 
 
 # ---------------------------------------------------------------- sanitizers
