@@ -89,6 +89,11 @@ class Target:
             raise ValueError(f"{self.cpu!r} has no feature {unknown[0]!r}")
 
     @property
+    def converts_f16(self) -> bool:
+        """Whether the instruction set converts half precision: F16C, which comes with AVX2, or NEON."""
+        return self.lanes > 4 or self.arch == "aarch64"
+
+    @property
     def lanes(self) -> int:
         """float32 lanes of one vector register: 16 (AVX-512), 8 (AVX2) or 4 (SSE, NEON)."""
         return _LANES[self.cpu]

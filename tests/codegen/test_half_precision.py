@@ -111,3 +111,21 @@ def test_a_network_fuses_as_in_float32_and_has_the_digits_of_its_type(name: str,
     np.testing.assert_array_equal(y, want.astype(kind))
     # one more: the input becomes float32
     assert len(fusion_of(half, tmp_path).regions) <= len(fusion_of(single, tmp_path).regions) + 1
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("cpu", ["native", "x86_64"])
+def test_large_weights_of_few_rows_stay_narrow(name: str, cpu: str, tmp_path: Path) -> None:
+    """Two products of the same shape, of which only one loses nothing: they are not taken for each other."""
+    kind = HALVES[name]
+    rng = np.random.default_rng(4)
+    exact = (rng.normal(size=(1024, 1024)) / 32).astype(kind).astype(np.float32)
+    digits = (rng.normal(size=(1024, 1024)) / 32).astype(np.float32)
+    model = parse("g (float[3, 1024] x) => (float[3, 1024] y, float[3, 1024] z) { y = MatMul(x, w) z = MatMul(x, v) }")
+    model.graph.initializer.extend([numpy_helper.from_array(exact, "w"), numpy_helper.from_array(digits, "v")])
+    made = emitted(imported(model, tmp_path), cpu)
+    expects_narrow = name == "bfloat16" or made.target.converts_f16
+    assert [a.dtype for a in made.module.weights] == [kind if expects_narrow else np.float32, np.float32]
+    x = rng.normal(size=(3, 1024)).astype(np.float32)
+    for got, weights in zip(build([made])[0]({"x": x}), (exact, digits), strict=True):
+        np.testing.assert_allclose(got, x.astype(np.float64) @ weights, rtol=1e-4, atol=1e-4)

@@ -68,12 +68,13 @@ class Gemm:
         o = p.operands
         fn = Function(site, site.index[o.lane_axis])
         a = fn.params.pointer(site.view(o.a), p.dtype, "a")
-        b = fn.params.pointer(p.packed(), p.dtype, "b") if p.constant else None
+        b = fn.params.pointer(p.packed(), p.stored, "b") if p.constant else None
         writer = Loops(p, fn, a, b)
         writer.rows(fn.body)
         columns = ceildiv(o.n, p.width)
         scratch: Dim = 0 if p.constant else product([columns, o.k, p.width * item_bytes(p.dtype)])
         kind = "packed weights" if p.constant else "second operand packed at run time"
+        kind += f" as {p.stored.name.lower()}" if p.stored != p.dtype else ""
         return KernelCode(
             hint=f"gemm_{suffix(p.dtype)}_{p.tile.rows}x{p.width}",
             source=fn.source(),

@@ -81,7 +81,7 @@ class ByteProduct(Product):
     def __init__(self, site: ContractionSite, target: Target, any_rows: bool = False) -> None:
         self.dot = Dot(site.prim.args[0].dtype, target)
         super().__init__(site, target, any_rows)
-        self.dtype = I8
+        self.dtype = self.stored = I8
 
     @property
     def column(self) -> Dim:

@@ -23,7 +23,7 @@ class Loops:
         self.a = a
         self.b = b
         self.a_type = c_type(plan.operands.a.dtype)
-        self.b_type = c_type(plan.dtype)
+        self.b_type = c_type(plan.stored)
 
     @property
     def column(self) -> str:

@@ -40,7 +40,7 @@ def block_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) 
 
 def _steps(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, start: str, stop: str) -> None:
     with w.loop(w.fresh("k"), start, stop):
-        multiply_add(w, tile, p.dtype, lambda m: f"{x}[{times(m, p.a_step, fn.params)}]", y, p.lanes)
+        multiply_add(w, tile, p.dtype, lambda m: f"{x}[{times(m, p.a_step, fn.params)}]", y, p.lanes, stored=p.stored)
         _advance(w, p, fn, tile, x, y)
 
 
@@ -75,7 +75,8 @@ def _split_step(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str,
         a = [affine([(str(m), p.a_step), (str(part), p.operands.a_k)], fn.params) for m in range(tile.rows)]
         with w.block():
             b = f"{y} + {first * p.lanes}"
-            multiply_add(w, tile, p.dtype, lambda m, a=a: f"{x}[{a[m]}]", b, p.lanes, first)  # type: ignore[misc]
+            of = lambda m, a=a: f"{x}[{a[m]}]"  # noqa: E731
+            multiply_add(w, tile, p.dtype, of, b, p.lanes, first, p.stored)
 
 
 def halved_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:

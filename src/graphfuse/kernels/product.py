@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, same
-from graphfuse.graph.dtypes import F32, DType, item_bytes
+from graphfuse.graph.dtypes import BF16, F32, DType, item_bytes
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.site import ContractionSite, Packed
 from graphfuse.target import Target
@@ -22,6 +22,8 @@ _LEAST_SUMS = 8
 # Sums of a tile with half a vector; measured: more only make its first and last cycles longer.
 _MOST_HALVED = 20
 _ENOUGH_ROWS = 32
+# With so few rows products wait for their weights.
+_FEW_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -78,11 +80,13 @@ class Product:
         self.operands = operands_of(site)
         o = self.operands
         self.constant = _constant_matrix(site, o)
+        self.stored: DType = self.dtype
         strides = [o.a_rows] if self.constant else [o.a_rows, o.b_rows]
         self.rows: RowSpace = row_space(site, o.row_axes, strides)
         self.lanes = target.lanes
         vectors = ceildiv(o.n, self.lanes)
         self.a_step = self.rows.row_stride(o.a_rows)
+        self.stored = self._stored()
         self.tile: Tile = choose_tile(
             target, self.dtype, self.rows.count, vectors, most_rows=self._widest(), wide_k=self.k_bytes * 2 > target.l1
         )
@@ -96,6 +100,15 @@ class Product:
     def _widest(self) -> int:
         """The most rows of a tile."""
         return 32 if isinstance(self.a_step, int) else _ROWS_OF_UNKNOWN_STRIDE
+
+    def _stored(self) -> DType:
+        """The type of the packed weights: a narrow one that loses nothing, where more time goes into reading them."""
+        few = estimate(self.rows.total) <= _FEW_ROWS
+        size = estimate(self.operands.k) * estimate(self.operands.n) * item_bytes(self.dtype)
+        if self.dtype != F32 or not self.constant or not few or size < self.target.l2:
+            return self.dtype
+        narrow = self.site.held_by(self.operands.b)
+        return narrow if narrow == BF16 or self.target.converts_f16 else self.dtype
 
     def _forms(self, vectors: Dim) -> None:
         """Sums in parts, or a vector shared by two rows, where the tile would do no good."""
@@ -120,7 +133,7 @@ class Product:
     @property
     def lane_bytes(self) -> int:
         """Bytes of packed B that one lane is fed with in a step of k."""
-        return item_bytes(self.dtype)
+        return item_bytes(self.stored)
 
     @property
     def prefetch(self) -> bool:
@@ -137,14 +150,15 @@ class Product:
     def packed(self) -> Packed:
         """The second operand as panels."""
         conv, vectors, lanes = self.site.prim.kind == "conv", self.tile.vectors, self.lanes
-        halved = self.halved
+        halved, kind = self.halved, self.stored.numpy()
 
         def arrange(w: np.ndarray) -> np.ndarray:
             matrix = w.reshape(w.shape[0], w.shape[1]).T if conv else w.reshape(w.shape[-2:])
-            return panels(_with_both_halves(matrix, lanes) if halved else matrix, vectors, lanes)
+            packed = panels(_with_both_halves(matrix, lanes) if halved else matrix, vectors, lanes)
+            return packed.astype(kind, copy=False)
 
-        key = f"gemm {'oc' if conv else 'kn'} panels of {vectors}x{lanes}{', halved' * halved}"
-        return Packed(self.operands.b, arrange, self.dtype, key)
+        key = f"gemm {'oc' if conv else 'kn'} panels of {vectors}x{lanes}{', halved' * halved} {kind}"
+        return Packed(self.operands.b, arrange, self.stored, key)
 
 
 def _ways(k: Dim, rows: Dim, vectors: Dim) -> int:

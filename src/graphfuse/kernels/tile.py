@@ -120,13 +120,23 @@ def declare_accumulators(w: Writer, tile: Tile, dtype: DType) -> None:
 
 
 def multiply_add(
-    w: Writer, tile: Tile, dtype: DType, a: Callable[[int], str], b: str, lanes: int, first: int = 0
+    w: Writer,
+    tile: Tile,
+    dtype: DType,
+    a: Callable[[int], str],
+    b: str,
+    lanes: int,
+    first: int = 0,
+    stored: DType | None = None,
 ) -> None:
-    """One k step: c[m][first + v] += a(m) * b[v], `a` the scalar's C text and `b` a pointer to `vectors` vectors."""
+    """One k step: c[m][first + v] += a(m) * b[v], `a` the scalar's C text and `b` a pointer to `vectors` vectors.
+
+    stored: the type of `b` in memory where it is another.
+    """
     name, vector = suffix(dtype), vector_type(dtype)
     for v in range(tile.vectors):
         place = b if v == 0 else f"{b} + {v * lanes}"
-        w.line(f"const {vector} w{v} = gf_load_{name}({place});")
+        w.line(f"const {vector} w{v} = gf_load_{suffix(stored or dtype)}({place});")
     for m in range(tile.rows):
         sums = []
         for v in range(tile.vectors):

@@ -7,8 +7,31 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.graph.dtypes import (
-    BF16, BOOL, E2M1, E4M3FN, E4M3FNUZ, E5M2, E5M2FNUZ, E8M0, F16, F32, F64, FLOAT8, I2, I4, I8, I16, I32, I64,
-    SUPPORTED, U2, U4, U8, U16, U64, DType,
+    BF16,
+    BOOL,
+    E2M1,
+    E4M3FN,
+    E4M3FNUZ,
+    E5M2,
+    E5M2FNUZ,
+    E8M0,
+    F16,
+    F32,
+    F64,
+    FLOAT8,
+    I2,
+    I4,
+    I8,
+    I16,
+    I32,
+    I64,
+    SUPPORTED,
+    U2,
+    U4,
+    U8,
+    U16,
+    U64,
+    DType,
 )  # fmt: skip
 from graphfuse.ops import expr as E
 from graphfuse.ops.registry import NotSupported, OpNode, op

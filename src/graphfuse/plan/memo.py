@@ -111,7 +111,7 @@ def sign(site: ContractionSite) -> Signed:
     first = {view: k for k, view in reversed(list(enumerate(views)))}
     buffers = {view.buffer: k for k, view in reversed(list(enumerate(views))) if view is not None}
     facts = tuple(
-        (t.shape, t.dtype, site.constants(t) is not None)
+        (t.shape, t.dtype, site.constants(t) is not None and site.held_by(t))
         + ((v.shape, v.strides, v.offset, v.dtype, first[v], buffers[v.buffer]) if v is not None else ())
         for t, v in zip(tensors, views, strict=True)
     )

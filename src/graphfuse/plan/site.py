@@ -7,15 +7,20 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from graphfuse.graph.dims import Dim
-from graphfuse.graph.dtypes import I8, I32, U8, DType
+from graphfuse.graph.dtypes import F32, I8, I32, NARROW, U8, DType
 from graphfuse.ops.expr import Expr, Result, Var
 from graphfuse.ops.tensor import Contract, Nest, Tensor, variables
 from graphfuse.plan.view import View
 from graphfuse.target import Target
+
+# Answers of `ContractionSite.held_by`, and elements that are looked at ahead of all.
+_HELD_BY: WeakKeyDictionary[Tensor, DType] = WeakKeyDictionary()
+_SAMPLE = 64
 
 
 @dataclass
@@ -45,6 +50,13 @@ class ContractionSite:
         assert isinstance(self.contraction.prim, Contract)
         return self.contraction.prim
 
+    def held_by(self, t: Tensor) -> DType:
+        """The narrowest float type that holds every value of a constant of float32: half precision models' weights."""
+        if t not in _HELD_BY:
+            value = self.constants(t)
+            _HELD_BY[t] = t.dtype if value is None or t.dtype != F32 else _narrowest(value)
+        return _HELD_BY[t]
+
     @property
     def index(self) -> tuple[Var, ...]:
         """The loop variables of the output: i0, i1, ... in logical order."""
@@ -57,6 +69,16 @@ class ContractionSite:
 
     def view(self, tensor: Tensor) -> View:
         return self.views[tensor]
+
+
+def _narrowest(value: np.ndarray) -> DType:
+    flat = value.reshape(-1)
+    for dtype in NARROW:
+        kind = dtype.numpy()
+        with np.errstate(over="ignore"):
+            if all(np.array_equal(v.astype(kind).astype(np.float32), v) for v in (flat[:_SAMPLE], flat)):
+                return dtype
+    return F32
 
 
 def accumulator(contraction: Tensor) -> Result:
