@@ -26,6 +26,13 @@ def quantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: DType) -> Te
     return map_(lambda v, s, z: E.saturate(E.unary("round", _f32(v) / _f32(s)) + _f32(z), dtype), x, scale, zero)
 
 
+def rounded(x: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
+    """round(x) + zero: `quantized` by the scale 1."""
+    if zero is None:
+        return map_(lambda v: E.saturate(_f32(v), dtype), x)
+    return map_(lambda v, z: E.saturate(E.unary("round", _f32(v)) + _f32(z), dtype), x, zero)
+
+
 def requantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
     """round(x * scale) + zero: `quantized` with a factor in place of the divisor."""
     if zero is None:
@@ -121,6 +128,9 @@ def quantize_linear(node: OpNode) -> Tensor:
     if target not in SATURATED:
         raise NotSupported(f"quantisation to {target.name.lower()}")
     zero = known_zero(node, 2)
+    known = node.constant(1)
+    if known is not None and np.all(known == 1):
+        return rounded(x, None if zero is None else _spread(node, zero, x), target)
     return quantized(x, _spread(node, scale, x), None if zero is None else _spread(node, zero, x), target)
 
 
