@@ -40,7 +40,7 @@ def _plan_choice(planner: Planner, region: Region, nest: Conditional, results: M
     fusions, bodies = [], []
     for word, branch, sizes in zip(("then", "else"), nest.branches, nest.sizes_of, strict=True):
         fusion = fuse(branch.program, prefix=f"{region.name}.{word}.")
-        homes = [(branch.outputs[k], _branch_home(place, branch.outputs[k])) for k, place in places.items()]
+        homes = [(branch.outputs[k], _branch_home(nest, place, branch.outputs[k])) for k, place in places.items()]
         body = planner.body(fusion).run_body(_captured(planner, branch), homes, (), sizes.values())
         learns = (*body.learns, *(Assign(name, value) for name, value in sizes.items()))
         bodies.append(replace(body, learns=learns))
@@ -50,9 +50,9 @@ def _plan_choice(planner: Planner, region: Region, nest: Conditional, results: M
     _append(planner, region, nest, control, [*places.values(), condition])
 
 
-def _branch_home(place: View, output: Tensor) -> View:
+def _branch_home(nest: Conditional, place: View, output: Tensor) -> View:
     """The place of an If's result as one branch knows it, which may have a size of its own for it."""
-    if place.buffer.is_measured:
+    if not nest.own.isdisjoint(measured(*place.shape)):
         return dense(_outer(place.buffer, product(output.shape)), output.shape)
     return replace(place, buffer=_outer(place.buffer))
 
