@@ -116,7 +116,7 @@ def range_op(node: OpNode) -> Tensor:
 
     def element(i: Sequence[Expr]) -> Expr:
         first, step = (
-            load(x, ()) if value is None else lift(value.reshape(()).item(), x.dtype)
+            _only(x) if value is None else lift(value.reshape(()).item(), x.dtype)
             for x, value in zip((start, delta), known, strict=True)
         )
         return first + E.cast(i[0], start.dtype) * step
@@ -137,7 +137,12 @@ def _range_count(node: OpNode) -> Dim:
         if isinstance(step, int) and step > 0:
             return D.maximum(0, D.ceildiv(D.add(beyond, D.mul(-1, first)), step))
     start, limit, delta = (node.input(k) for k in range(3))
-    return measured(node, [_count(load(start, ()), load(limit, ()), load(delta, ()))], start, limit, delta)[0]
+    return measured(node, [_count(_only(start), _only(limit), _only(delta))], start, limit, delta)[0]
+
+
+def _only(x: Tensor) -> Expr:
+    """The element of a scalar, which models also write as a tensor of one element."""
+    return load(x, (Const(0, I64),) * x.rank)
 
 
 def _count(start: Expr, limit: Expr, delta: Expr) -> Expr:

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 import sympy
 
-from graphfuse.graph.dims import Dim, Min, is_static
+from graphfuse.graph.dims import Dim, Min, is_static, product
 from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, Size
 from graphfuse.ops.registry import NotSupported, OpNode
+from graphfuse.ops.symbolic import MAX_ELEMENTS, elements
 from graphfuse.ops.tensor import Tensor, generate, load, size
 
 # A size that no tensor has: an error at run time.
@@ -21,12 +22,12 @@ IMPOSSIBLE = Const(-1, I64)
 
 
 def items(x: Tensor) -> list[Expr]:
-    """The elements of a tensor of integers, of rank 0 or 1, as int64."""
-    if x.rank > 1 or not is_static(*x.shape):
+    """The elements of a short tensor of integers, of rank 0 or 1, as int64; those known at compile time as such."""
+    if x.rank > 1 or not is_static(*x.shape) or int(product(x.shape)) > MAX_ELEMENTS:
         raise NotSupported("how many axes or sizes it takes must be known at compile time")
-    if x.rank == 0:
-        return [E.cast(load(x, ()), I64)]
-    return [E.cast(load(x, (Const(k, I64),)), I64) for k in range(int(x.shape[0]))]  # type: ignore[arg-type]
+    known = elements(x)
+    places = [()] if x.rank == 0 else [(Const(k, I64),) for k in range(len(known))]
+    return [E.cast(load(x, at), I64) if d is None else size(d) for at, d in zip(places, known, strict=True)]
 
 
 def chosen(k: Expr, values: Sequence[Expr]) -> Expr:

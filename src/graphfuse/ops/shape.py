@@ -11,7 +11,7 @@ from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Const, Expr
+from graphfuse.ops.expr import Const, Expr, Size
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.runtime_sizes import IMPOSSIBLE, hits, items, measured, with_ones, without
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample
@@ -273,7 +273,10 @@ def _expand_at_run_time(node: OpNode, x: Tensor) -> Tensor:
     wanted = items(node.input(1))
     rank = max(x.rank, len(wanted))
     ahead: list[Dim] = [1] * (rank - x.rank)
-    sizes = [_broadcast_size(d, w) for d, w in zip([*ahead, *x.shape], _led(wanted, rank), strict=True)]
+    pairs = list(zip([*ahead, *x.shape], _led(wanted, rank), strict=True))
+    # A size above 1 that is known stays; the others are measured, and are impossible where such a one does not fit.
+    fit = [E.logical("or", E.equal(w, 1), E.equal(w, d)) for d, w in pairs if isinstance(d, int) and d != 1]
+    sizes = [_broadcast_size(d, w, fit) for d, w in pairs]
     lead = rank - x.rank
 
     def index(i: Sequence[Expr]) -> tuple[Expr, ...]:
@@ -287,14 +290,15 @@ def _led(wanted: Sequence[Expr], rank: int) -> list[Expr]:
     return [*[Const(1, I64)] * (rank - len(wanted)), *wanted]
 
 
-def _broadcast_size(d: Dim, wanted: Expr) -> Expr:
-    """What two sizes broadcast to; an impossible size when they do not."""
-    if isinstance(d, int) and d == 1:
-        return wanted
+def _broadcast_size(d: Dim, wanted: Expr, others: Sequence[Expr]) -> Expr:
+    """What two sizes broadcast to, an impossible size when they do not or one of the `others` is false."""
+    if isinstance(d, int) and d != 1:
+        return size(d)
     fits = E.logical("or", E.equal(wanted, 1), E.equal(wanted, size(d)))
-    if isinstance(d, int):
-        return E.where(fits, size(d), IMPOSSIBLE)
-    return E.where(fits, size(d), E.where(E.equal(size(d), 1), wanted, IMPOSSIBLE))
+    result = wanted if d == 1 else E.where(fits, size(d), E.where(E.equal(size(d), 1), wanted, IMPOSSIBLE))
+    for other in () if isinstance(result, (Const, Size)) else others:
+        result = E.where(other, result, IMPOSSIBLE)
+    return result
 
 
 @op(

@@ -33,10 +33,20 @@ class _Unknown(Exception):
 
 def known_dims(x: Tensor) -> list[Dim] | None:
     """The elements of a small integer tensor, row-major, when the model's dimensions determine them; else None."""
+    found = elements(x)
+    return None if None in found else [d for d in found if d is not None]
+
+
+def elements(x: Tensor) -> list[Dim | None]:
+    """The elements of a small integer tensor as dimensions, None where the data decides; [None] of other tensors."""
     if not D.is_static(*x.shape) or int(D.product(x.shape)) > MAX_ELEMENTS:
-        return None
+        return [None]
+    return [_known(x, index) for index in cartesian(*(range(int(d)) for d in x.shape))]
+
+
+def _known(x: Tensor, index: Sequence[int]) -> Dim | None:
     try:
-        return [_integer(_element(x, index, MAX_DEPTH)) for index in cartesian(*(range(int(d)) for d in x.shape))]
+        return _integer(_element(x, index, MAX_DEPTH))
     except _Unknown:
         return None
 
