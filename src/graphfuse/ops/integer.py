@@ -35,6 +35,7 @@ from graphfuse.ops.tensor import (
     reshape,
     size,
 )
+from graphfuse.ops.unfold import is_unpackable, unfolded
 from graphfuse.ops.windows import sliding
 
 BYTES = (I8, U8)
@@ -150,13 +151,13 @@ def _product_of_any_rank(a: Operand, b: Operand) -> Tensor:
 
 
 def convolution(x: Operand, w: Operand, window: Window, shape: Sequence[Dim]) -> Tensor:
-    """The convolution of (x - zx) with (w - zw) in int32, borders counting as 0; the weights are known.
+    """The convolution of (x - zx) with (w - zw) in int32, borders counting as 0.
 
     zx is one number, zw one or one for each channel out.
     """
     known, zero = w.known, w.zero
     if known is None or isinstance(zero, Tensor):
-        raise NotSupported("the weights and their zero point must be known at compile time")
+        return _convolution_at_run_time(x, w, window, shape)
     differences = known.astype(np.int32) - zero.reshape([-1] + [1] * (known.ndim - 1))
     small = differences.astype(np.int8)
     padded = any(p != 0 for p in (*window.pads_before, *window.pads_after))
@@ -187,6 +188,16 @@ def _wide_convolution(x: Operand, w: np.ndarray, window: Window, shape: Sequence
     image = map_(lambda v, z: E.cast(E.cast(v, I32) - z, dtype), x.tensor, single(x.zero_tensor(), "the zero point"))
     y = contract("conv", (image, constant(w.astype(dtype.numpy()), "weights")), shape, window)
     return y if dtype == I32 else _i32(y)
+
+
+def _convolution_at_run_time(x: Operand, w: Operand, window: Window, shape: Sequence[Dim]) -> Tensor:
+    """The differences in int32, every window a column of a matrix: for weights that are computed."""
+    image = map_(lambda v, z: E.cast(v, I32) - z, x.tensor, single(x.zero_tensor(), "the zero point"))
+    zero = along(w.zero_tensor(), Tensor((1,) * w.tensor.rank, I32), 0)
+    weights = map_(lambda v, z: E.cast(v, I32) - z, w.tensor, zero)
+    if is_unpackable(weights, window, "conv"):
+        return unfolded("conv", image, weights, shape, window)
+    return contract("conv", (image, weights), shape, window)
 
 
 def _convolved(node: OpNode, x: Operand, w: Operand) -> Tensor:
@@ -249,7 +260,8 @@ def _conv_samples() -> list[Sample]:
                pads=[1, 1]),
         sample(x, bytes_of(6, 4, 1, 1, signed=True), nine, ints(6, dtype=np.int8), constants=[1, 3], **onnx),
         sample(bytes_of(1, 200, 5, 5), np.full((2, 200, 3, 3), 255, np.uint8), constants=[1]),
-        sample(x, w, rejected="must be known", symbolic=False),
+        sample(x, w, nine, scalar(3, np.uint8), pads=[1, 0, 0, 1], symbolic=False),
+        sample(x, bytes_of(6, 4, 1, 1), nine, symbolic=False),
     ]  # fmt: skip
 
 

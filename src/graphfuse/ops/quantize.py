@@ -9,7 +9,24 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from graphfuse.graph.dtypes import F32, I8, I16, U8, U16, DType, is_float, is_integer
+from graphfuse.graph.dtypes import (
+    E2M1,
+    E4M3FN,
+    E5M2,
+    F32,
+    FLOAT8,
+    I2,
+    I4,
+    I8,
+    I16,
+    U2,
+    U4,
+    U8,
+    U16,
+    DType,
+    is_float,
+    is_integer,
+)
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
@@ -17,27 +34,39 @@ from graphfuse.ops.samples import Sample, floats, ints, sample, scalar, special
 from graphfuse.ops.tensor import Tensor, index_map, map_, reduce, reshape
 
 SATURATED = (I8, U8, I16, U16)
+# Types narrower than a byte, which conversion does not hold inside their range.
+_RANGES = {I4: (-8.0, 7.0), U4: (0.0, 15.0), I2: (-2.0, 1.0), U2: (0.0, 3.0)}
 
 
 def quantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
-    """round(x / scale) + zero in a type of `SATURATED`; scale and zero broadcast against x, a zero of None is 0."""
+    """round(x / scale) + zero; scale and zero broadcast against x, a zero of None is 0."""
     if zero is None:
-        return map_(lambda v, s: E.saturate(_f32(v) / _f32(s), dtype), x, scale)
-    return map_(lambda v, s, z: E.saturate(E.unary("round", _f32(v) / _f32(s)) + _f32(z), dtype), x, scale, zero)
+        return map_(lambda v, s: _stored(_f32(v) / _f32(s), None, dtype), x, scale)
+    return map_(lambda v, s, z: _stored(_f32(v) / _f32(s), z, dtype), x, scale, zero)
 
 
 def rounded(x: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
     """round(x) + zero: `quantized` by the scale 1."""
     if zero is None:
-        return map_(lambda v: E.saturate(_f32(v), dtype), x)
-    return map_(lambda v, z: E.saturate(E.unary("round", _f32(v)) + _f32(z), dtype), x, zero)
+        return map_(lambda v: _stored(_f32(v), None, dtype), x)
+    return map_(lambda v, z: _stored(_f32(v), z, dtype), x, zero)
 
 
 def requantized(x: Tensor, scale: Tensor, zero: Tensor | None, dtype: DType) -> Tensor:
     """round(x * scale) + zero: `quantized` with a factor in place of the divisor."""
     if zero is None:
-        return map_(lambda v, s: E.saturate(_f32(v) * s, dtype), x, scale)
-    return map_(lambda v, s, z: E.saturate(E.unary("round", _f32(v) * s) + _f32(z), dtype), x, scale, zero)
+        return map_(lambda v, s: _stored(_f32(v) * s, None, dtype), x, scale)
+    return map_(lambda v, s, z: _stored(_f32(v) * s, z, dtype), x, scale, zero)
+
+
+def _stored(v: Expr, zero: Expr | None, dtype: DType) -> Expr:
+    """The nearest integer plus the zero point, held inside the range; `saturate` rounds what is not whole yet."""
+    if zero is not None:
+        v = E.unary("round", v) + _f32(zero)
+    if dtype in SATURATED:
+        return E.saturate(v, dtype)
+    least, most = _RANGES[dtype]
+    return E.cast(E.minimum(E.maximum(E.unary("round", v), least), most), dtype)
 
 
 def dequantized(x: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
@@ -118,6 +147,8 @@ def _quantize_samples() -> list[Sample]:
         sample(ints(13, 17, low=-900, high=900), scalar(3.0), scalar(1, np.int8)),
         sample(floats(0, 3), scalar(2.0), scalar(1, np.int8)),
         sample(scalar(3.7), scalar(0.5), scalar(1, np.int8)),
+        *(sample(x / 20, scalar(1.5), scalar(1, kind.numpy()), reference="onnx") for kind in _RANGES),
+        *(sample(x, scalar(1.5), output_dtype=int(kind), reference="onnx") for kind in (E4M3FN, E5M2, E2M1)),
     ]  # fmt: skip
 
 
@@ -125,7 +156,11 @@ def _quantize_samples() -> list[Sample]:
 def quantize_linear(node: OpNode) -> Tensor:
     x, scale = node.input(0), node.input(1)
     target = _target(node)
-    if target not in SATURATED:
+    if target in (*FLOAT8, E2M1):
+        # Floats are scaled and converted; their zero point is 0.
+        saturate = bool(node.attr("saturate", 1))
+        return map_(lambda v, s: E.cast(_f32(v) / _f32(s), target, saturate), x, _spread(node, scale, x))
+    if target not in (*SATURATED, *_RANGES):
         raise NotSupported(f"quantisation to {target.name.lower()}")
     zero = known_zero(node, 2)
     known = node.constant(1)
@@ -135,6 +170,7 @@ def quantize_linear(node: OpNode) -> Tensor:
 
 
 def _dequantize_samples() -> list[Sample]:
+    x = floats(5, 7)
     bytes_, words = ints(13, 17, low=0, high=255, dtype=np.uint8), ints(5, 7, low=-9999, high=9999, dtype=np.int16)
     return [
         sample(bytes_, scalar(0.37)),
@@ -148,6 +184,12 @@ def _dequantize_samples() -> list[Sample]:
         sample(bytes_[:4, :6], floats(4, 3), ints(4, 3, low=0, high=255, dtype=np.uint8), axis=1, block_size=2,
                symbolic=False),
         sample(ints(0, 3, dtype=np.int8), scalar(2.0)),
+        *(
+            sample(floats(5, 7, low=low, high=high).astype(kind.numpy()), scalar(0.5), scalar(1, kind.numpy()),
+                   reference="onnx")
+            for kind, (low, high) in _RANGES.items()
+        ),
+        *(sample(x.astype(kind.numpy()), scalar(0.5), reference="onnx") for kind in (E4M3FN, E5M2, E2M1)),
         sample(bytes_, floats(13, 17, 1), rejected="of shape"),
     ]  # fmt: skip
 
