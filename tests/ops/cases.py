@@ -16,6 +16,7 @@ from onnx_shape_inference import infer_symbolic_shapes
 import graphfuse.graph.contrib_shapes  # noqa: F401  the shape rules of com.microsoft
 from graphfuse.ops.registry import NotSupported, Op, all_ops
 from graphfuse.ops.samples import Sample
+from graphfuse.ops.shapes import register
 from ops.running import lower_model
 
 OPSET = 24
@@ -132,6 +133,7 @@ def symbolic_model(case: Case) -> tuple[onnx.ModelProto, dict[str, int]]:
 
 def inferred(model: onnx.ModelProto) -> ir.Model:
     """The model as onnx_ir, with symbolic shapes inferred."""
+    register()
     graph = ir.from_proto(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -12,6 +12,7 @@ from graphfuse.graph.infer import ShapeError, infer_shapes
 from graphfuse.graph.origins import DIMS_KEY, label
 from graphfuse.importers.common import UnknownValue
 from graphfuse.ledger import Ledger
+from graphfuse.ops.shapes import register
 
 # Spellings of "any size" that exporters write where a name belongs; equal ones do not mean equal sizes.
 _ANONYMOUS = frozenset({"", "?", "*", "-1", "None", "none", "null", "unk", "unknown", "dynamic"})
@@ -73,6 +74,7 @@ def infer_or_refuse(model: ir.Model, where: str) -> None:
     What the file declares about values inside the graph is not trusted: exporters and editors leave it stale. `where`
     names the file in errors. Raises ModelFileError for a node that cannot take the shapes it is given.
     """
+    register()
     try:
         infer_shapes(model)
     except ShapeError as error:

@@ -81,7 +81,8 @@ def hardmax(node: OpNode) -> Tensor:
     )
 
 
-def _inverse_root(v: Expr, epsilon: float) -> Expr:
+def inverse_root(v: Expr, epsilon: float) -> Expr:
+    """1 / sqrt(v + epsilon)"""
     return 1.0 / E.sqrt(v + epsilon)
 
 
@@ -99,7 +100,8 @@ def _stash(node: OpNode, x: Tensor) -> Tensor:
     return _as(x, ir.DataType(node.attr("stash_type", int(F32))))
 
 
-def _affine(x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+def affine(x: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """x * scale + bias"""
     if bias is None:
         return map_(lambda v, s: v * s, x, scale)
     return map_(lambda v, s, b: v * s + b, x, scale, bias)
@@ -124,9 +126,9 @@ def layer_normalization(node: OpNode) -> list[Tensor]:
     axes = range(_axis(node, x), x.rank)
     epsilon = node.attr("epsilon", 1e-5)
     d, m, variance = centred(_stash(node, x), axes)
-    inverse = map_(lambda v: _inverse_root(v, epsilon), variance)
+    inverse = map_(lambda v: inverse_root(v, epsilon), variance)
     normal = _as(map_(lambda v, r: v * r, d, inverse), x.dtype)
-    return [_affine(normal, scale, bias), m, inverse]
+    return [affine(normal, scale, bias), m, inverse]
 
 
 @op(
@@ -143,8 +145,8 @@ def rms_normalization(node: OpNode) -> Tensor:
     epsilon = node.attr("epsilon", 1e-5)
     wide = _stash(node, x)
     square = mean(map_(lambda v: v * v, wide), axes)
-    normal = map_(lambda v, s: v * _inverse_root(s, epsilon), wide, square)
-    return _affine(_as(normal, x.dtype), scale, None)
+    normal = map_(lambda v, s: v * inverse_root(s, epsilon), wide, square)
+    return affine(_as(normal, x.dtype), scale, None)
 
 
 def _per_channel(v: Tensor, rank: int) -> Tensor:
@@ -202,8 +204,8 @@ def batch_normalization(node: OpNode) -> Tensor | list[Tensor]:
 def instance_normalization(node: OpNode) -> Tensor:
     x, epsilon = node.input(0), node.attr("epsilon", 1e-5)
     d, _, variance = centred(x, range(2, x.rank))
-    normal = map_(lambda v, s: v * _inverse_root(s, epsilon), d, variance)
-    return _affine(normal, _per_channel(node.input(1), x.rank), _per_channel(node.input(2), x.rank))
+    normal = map_(lambda v, s: v * inverse_root(s, epsilon), d, variance)
+    return affine(normal, _per_channel(node.input(1), x.rank), _per_channel(node.input(2), x.rank))
 
 
 @op(
@@ -236,9 +238,9 @@ def group_normalization(node: OpNode) -> Tensor:
         raise NotSupported(f"{c} channels do not divide into {groups} groups")
     grouped = reshape(_stash(node, x), (n, groups, D.floordiv(c, groups), *spatial))
     d, _, variance = centred(grouped, range(2, grouped.rank))
-    normal = map_(lambda v, s: v * _inverse_root(s, epsilon), d, variance)
+    normal = map_(lambda v, s: v * inverse_root(s, epsilon), d, variance)
     same_type = _as(reshape(normal, x.shape), x.dtype)
-    return _affine(same_type, _per_channel(node.input(1), x.rank), _per_channel(node.input(2), x.rank))
+    return affine(same_type, _per_channel(node.input(1), x.rank), _per_channel(node.input(2), x.rank))
 
 
 @op(
