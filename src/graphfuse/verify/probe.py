@@ -11,14 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from graphfuse.codegen.module import Module, chunks
+from graphfuse.codegen.module import Module
+from graphfuse.codegen.weights import chunks
 from graphfuse.fuse.regions import Fusion
 from graphfuse.graph.dims import evaluate, measured
 from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
+from graphfuse.plan.calls import Plan, lifetimes
 from graphfuse.plan.memory import lay_out_apart
-from graphfuse.plan.calls import lifetimes, Plan
 from graphfuse.plan.view import View
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.library import Library, address_of, aligned_empty, aligned_zeros
