@@ -15,9 +15,12 @@ from graphfuse.ops.loops import Builder, at, both, either
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, int64, ints, sample
 from graphfuse.ops.sorting import Sorter, key_type, sort_key
-from graphfuse.ops.tensor import Tensor, size
+from graphfuse.ops.tensor import Tensor, reshape, size
 
+# Up to so many of the best are kept in order while they come.
 _FEW = 32
+# Lines beside each other of which the keys are made together.
+_STRIP = 16
 
 
 def _samples() -> list[Sample]:
@@ -57,28 +60,38 @@ def select(x: Tensor, k: Dim, axis: int, largest: bool) -> list[Tensor]:
     places one by one where k is small. Else they gather in a buffer of k and some more; when it is full, it is sorted
     and the best k stay: however the data lie, the time is linear in their number.
     """
-    n = x.shape[axis]
-    others = [d for a, d in enumerate(x.shape) if a != axis]
-    shape = [k if a == axis else d for a, d in enumerate(x.shape)]
+    outer, n, inner = D.product(x.shape[:axis]), x.shape[axis], D.product(x.shape[axis + 1 :])
+    lines = reshape(x, (outer, n, inner))
     b = Builder("selection")
     b.at_most(k, n, f"the best {k} of {n}")
-    values, indices = b.result(shape, x.dtype), b.result(shape, I64)
-    with b.phase(*others) as r:
+    values, indices = b.result((outer, k, inner), x.dtype), b.result((outer, k, inner), I64)
+    few = isinstance(k, int) and 0 < k <= _FEW
+    dtype = key_type(x.dtype)
 
-        def place(i: Expr) -> tuple[Expr, ...]:
-            return (*r[:axis], i, *r[axis:])
-
-        def key(i: Expr) -> Expr:
-            return sort_key(at(x, *place(i)), largest)
-
-        few = isinstance(k, int) and 0 < k <= _FEW
-        best: _Best = _Inserted(b, k, key_type(x.dtype)) if few else _Sorted(b, k, n, key_type(x.dtype))
+    def line(o: Expr, key: Callable[[Expr], Expr], c: Expr | int) -> None:
+        """Select from the line at an outer and an inner index."""
+        best: _Best = _Inserted(b, k, dtype) if few else _Sorted(b, k, n, dtype)
         _scan(b, best, key, n)
         with b.loop(0, size(k)) as j:
             index = b.let(E.cast(at(best.order, j), I64))
-            b.store(values, place(j), at(x, *place(index)))
-            b.store(indices, place(j), index)
-    return b.tensors()
+            b.store(values, (o, j, c), at(lines, o, index, c))
+            b.store(indices, (o, j, c), index)
+
+    if isinstance(inner, int) and inner == 1:
+        with b.phase(outer) as (o,):
+            line(o, lambda i: sort_key(at(lines, o, i, 0), largest), 0)
+    else:
+        # Memory is read along the inner axis: the keys of some lines side by side, then line by line.
+        keys = b.scratch((_STRIP, n), dtype)
+        with b.phase(outer, D.ceildiv(inner, _STRIP)) as (o, strip):
+            start = b.let(strip * _STRIP)
+            width = b.let(E.minimum(Const(_STRIP, I64), size(inner) - start))
+            with b.loop(0, size(n)) as i, b.loop(0, width) as c:
+                b.store(keys, (c, i), sort_key(at(lines, o, i, start + c), largest))
+            with b.loop(0, width) as c:
+                line(o, lambda i: at(keys, c, i), start + c)
+    shape = [k if a == axis else d for a, d in enumerate(x.shape)]
+    return [reshape(t, shape) for t in b.tensors()]
 
 
 def _scan(b: Builder, best: _Best, key: Callable[[Expr], Expr], n: Dim) -> None:
