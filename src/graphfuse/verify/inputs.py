@@ -115,6 +115,7 @@ def _values(
         return generator.integers(0, 2, shape).astype(bool)
     dtype = np.dtype(getattr(ml_dtypes, tensor.dtype, tensor.dtype))
     if "float" in tensor.dtype:
+        positive = positive or tensor.dtype == "float8_e8m0fnu"  # powers of two
         return (generator.random(shape) if positive else generator.standard_normal(shape)).astype(dtype)
     if tensor.dtype in ("uint8", "int4", "uint4", "int2", "uint2"):
         return generator.integers(0, 256, shape).astype(dtype)
