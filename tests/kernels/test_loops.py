@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import helper, numpy_helper
 
@@ -239,6 +240,49 @@ def _symbol(name: str) -> Any:
     import sympy
 
     return sympy.Symbol(name, integer=True, positive=True)
+
+
+# ---------------------------------------------------------------- views
+
+VIEWS = """g (float[6, N, 8] x, int64[N, 6, 2] i, float[N, 6, 2] u) => (
+    float[8, 6, M] v, int64[N, 6, 3] k, float[N, 6, 10] c, float[9, 6, N] s, int64[3, Q] z, float[N, 4, 8] part,
+    float[N, 8, 5] back
+) <int64[1] one = {1}, int64[1] two = {2}, int64[1] five = {5}, int64[1] six = {6}, int64[1] eleven = {11},
+   int64 axis = {1}, int64[1] three = {3}> {
+    t = Transpose<perm = [1, 0, 2]>(x)
+    best, k = TopK<axis = 2>(t, three)
+    first, where = TopK<axis = 1>(t, three)
+    v = Transpose<perm = [2, 1, 0]>(t)
+    e = ScatterElements<axis = 2, reduction = "add">(t, i, u)
+    r = Relu(e)
+    c = Concat<axis = 2>(r, u)
+    inner = Slice(t, one, five, one)
+    z = NonZero(inner)
+    sums = CumSum(t, axis)
+    part = Slice(sums, one, five, one)
+    tail = Slice(t, one, six, one)
+    turned = Transpose<perm = [0, 2, 1]>(tail)
+    back = CumSum<reverse = 1>(turned, axis)
+    both = Concat<axis = 2>(best, e)
+    kept = Slice(both, two, eleven, two)
+    s = Transpose<perm = [2, 1, 0]>(kept)
+}"""
+
+
+def test_operands_and_results_that_are_views() -> None:
+    m = parse(VIEWS)
+    for output in m.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    (run,) = compiled(m)
+    session = onnxruntime.InferenceSession(m.SerializeToString())
+    rng = np.random.default_rng(0)
+    for n in (1, 4, 7):
+        x = rng.standard_normal((6, n, 8)).astype(np.float32)
+        x[rng.random(x.shape) < 0.3] = 0
+        updates = rng.standard_normal((n, 6, 2)).astype(np.float32)
+        data = {"x": x, "i": rng.integers(-8, 8, (n, 6, 2)), "u": updates}
+        for a, b in zip(same_on_all_threads(run, data), session.run(None, data), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
 # ---------------------------------------------------------------- in place
