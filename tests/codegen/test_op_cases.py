@@ -29,6 +29,7 @@ REFUSALS = {
     "ConvTranspose": "number of channels is not known|weights are not known",
     "LpPool": "weights are not known",
     "MaxPool": "number of channels is not known",
+    "QLinearAveragePool": "number of channels is not known",
     "QLinearConv": "number of channels is not known",
 }
 # Where no two oracles agree on NaN and infinities, and why.

@@ -130,7 +130,7 @@ def _less_columns(y: Tensor, a: Operand, b: Operand, k: Dim) -> Tensor:
     return map_(lambda v, c, z: v - c * z, y, columns, a.zero_tensor())
 
 
-def _product_of_any_rank(a: Operand, b: Operand) -> Tensor:
+def product_of_any_rank(a: Operand, b: Operand) -> Tensor:
     """As MatMul: a vector on the left is one row, on the right one column, and its size leaves the result."""
     if a.tensor.rank == 0 or b.tensor.rank == 0:
         raise NotSupported("a product with a tensor of rank 0")
@@ -243,7 +243,7 @@ def _matmul_samples() -> list[Sample]:
 
 @op("MatMulInteger", samples=_matmul_samples)
 def matmul_integer(node: OpNode) -> Tensor:
-    return _product_of_any_rank(Operand.of(node, 0, 2), Operand.of(node, 1, 3))
+    return product_of_any_rank(Operand.of(node, 0, 2), Operand.of(node, 1, 3))
 
 
 def _conv_samples() -> list[Sample]:
@@ -330,7 +330,7 @@ def _qlinear_matmul_samples() -> list[Sample]:
 @op("QLinearMatMul", samples=_qlinear_matmul_samples)
 def qlinear_matmul(node: OpNode) -> Tensor:
     """y = saturate(round(product * (a_scale * b_scale / y_scale)) + y_zero_point)."""
-    y = _product_of_any_rank(Operand.of(node, 0, 2), Operand.of(node, 3, 5))
+    y = product_of_any_rank(Operand.of(node, 0, 2), Operand.of(node, 3, 5))
     scale = factor(node, 1, 4, 6, y.rank, (y.rank - 2, y.rank - 1))
     return requantized(y, scale, zero_of(node, 7), node.input(7).dtype)
 

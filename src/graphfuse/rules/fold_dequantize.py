@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from graphfuse.graph.bodies import graphs
 from graphfuse.graph.origins import origins
 from graphfuse.ledger import Ledger
-from graphfuse.rules.engine import graphs
 from graphfuse.rules.values import Array, array, axis_of, input_of
 
 STAGE = "recognize"  # when all integer products are found

@@ -41,10 +41,10 @@ def _bytes(value: ir.Value | None) -> _Bytes | MatchResult:
         return no()
     source, scale = node.inputs[0], input_of(node, 1)
     numbers, zero = array(scale), input_of(node, 2)
-    zeros = np.zeros((), source.dtype.numpy()) if zero is None else array(zero)
+    zeros = np.zeros((), np.int8 if source.dtype == ir.DataType.INT8 else np.uint8) if zero is None else array(zero)
     if numbers is None or zeros is None or scale is None:
         return no(f"the scale or zero point of {label(node)} is computed at run time", node)
-    if numbers.dtype != np.float32 or node.attributes.get_int("block_size", 0):
+    if numbers.dtype != np.float32 or node.attributes.get_int("block_size", 0) != 0:
         return no(f"{label(node)} has a scale for each block, or one that is not float32", node)
     if numbers.size == 1 and zeros.size == 1:
         return _Bytes(source, numbers.reshape(()), zeros.reshape(()), None)
@@ -123,7 +123,7 @@ class GemmOfBytes(_IntegerProduct):
         node = _node(y)
         get = node.attributes
         factors = (get.get_float("alpha", 1.0), get.get_float("beta", 1.0))
-        if factors != (1.0, 1.0) or get.get_int("transA", 0) or right.known is None:
+        if factors != (1.0, 1.0) or get.get_int("transA", 0) != 0 or right.known is None:
             return no(f"{label(node)} scales its operands, or its weights are computed at run time", node)
         columns = 0 if get.get_int("transB", 0) else 1
         if right.axis not in (None, columns):
@@ -138,7 +138,8 @@ class GemmOfBytes(_IntegerProduct):
             weights = _constant(op, np.ascontiguousarray(right.known.T), right.value, "transposed")
         total = op.MatMulInteger(left.value, weights, za, zb)
         bias = input_of(_node(y), 2)
-        return self.scaled(op, total, left.scale * right.scale, y, bias if _known(bias) is None else _known(bias))
+        known = _known(bias)
+        return self.scaled(op, total, left.scale * right.scale, y, bias if known is None else known)
 
 
 # Conv(DequantizeLinear(x), DequantizeLinear(w), b) -> Cast(ConvInteger(x, w)) * (scale of x * scale of w) + b
@@ -160,12 +161,12 @@ class ConvOfBytes(_IntegerProduct):
         return yes()
 
     def rewrite(self, op: Any, y: ir.Value, **_: Any) -> ir.Value:
-        left, right, zx, _ = self.operands(op, y)
+        left, right, zx = self.operands(op, y)[:3]
         zw = _constant(op, right.zero.reshape(-1)[:1].reshape(()), right.value, "zero")
         total = op.ConvInteger(left.value, right.value, zx, zw, **dict(_node(y).attributes))
         assert right.known is not None
         channel = (-1, *(1,) * (right.known.ndim - 2))
-        factor, bias = left.scale * right.scale, _known(input_of(_node(y), 2))
+        factor, bias = np.asarray(left.scale * right.scale), _known(input_of(_node(y), 2))
         factor = factor.reshape(channel) if factor.size > 1 else factor
         return self.scaled(op, total, factor, y, None if bias is None else bias.reshape(channel))
 
@@ -181,7 +182,7 @@ def _known(value: ir.Value | None) -> Array | None:
     if array(value) is not None:
         return array(value)
     node = producer(value, "DequantizeLinear")
-    if node is None or node.attributes.get_int("block_size", 0):
+    if node is None or node.attributes.get_int("block_size", 0) != 0:
         return None
     numbers, scale, zero = (array(input_of(node, k)) for k in range(3))
     if numbers is None or scale is None or numbers.ndim > 1 or (input_of(node, 2) is not None and zero is None):
