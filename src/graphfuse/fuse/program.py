@@ -197,8 +197,9 @@ def _add_leaf(program: Program, value: ir.Value, unsupported: list[Unsupported])
     if value.dtype is None or value.shape is None:
         unsupported.append(("Input", value.name or "?", "its shape or element type is not declared"))
         return
-    if value.dtype == ir.DataType.STRING:
-        unsupported.append(("Input", value.name or "?", "its elements are strings, which are not supported"))
+    if value.dtype not in SUPPORTED:
+        kind = "strings" if value.dtype == ir.DataType.STRING else value.dtype.name.lower()
+        unsupported.append(("Input", value.name or "?", f"its elements are {kind}, which are not supported"))
         return
     program.of_value[value] = Tensor(shape_of(value), value.dtype, None, value)
 
