@@ -80,7 +80,7 @@ int main(int argc, char **argv) {
     for (int k = 0; k < OUTPUTS; ++k) {
       out_bytes[k] = output_items[k];
       for (int axis = 0; axis < output_ranks[k]; ++axis) out_bytes[k] *= (size_t)*next++;
-      fwrite(out[k], 1, out_bytes[k], stdout);
+      if (out_bytes[k]) fwrite(out[k], 1, out_bytes[k], stdout);
       free(given[k]);
     }
     model_release(arena);

@@ -124,7 +124,9 @@ class Entry:
         """Memory for what the call is the first to name, where the size is known only now."""
         for p in call.code.pointers:
             buffer = p.buffer if isinstance(p, View) else None
-            if buffer is None or not buffer.is_measured or not at.known.issuperset(measured(buffer.elements)):
+            if buffer is None or not at.known.issuperset(measured(buffer.elements)):
+                continue
+            if not self.places.is_grown(buffer):  # a branch may know the size of what is measured outside
                 continue
             name = self.places.variable(buffer)
             if name is not None and name not in at.taken:
@@ -235,9 +237,9 @@ class Entry:
         """What an iteration made becomes what the next one begins with."""
         changes = {name: size for c in control.carriers for name, size in c.sizes.items()}
         for name, size in changes.items():
-            w.line(f"const int64_t next{name} = {self.sizes.text(size)};")
+            w.line(f"const int64_t after{name} = {self.sizes.text(size)};")
         for name in changes:
-            w.line(f"{self.sizes.names[name]} = next{name};")
+            w.line(f"{self.sizes.names[name]} = after{name};")
         for c in control.carriers:
             if c.after is not None:
                 self.places.swap(w, c.before, c.after)

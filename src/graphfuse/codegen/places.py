@@ -66,6 +66,11 @@ class Places:
         place = buffer.resolved
         return self._pointers.get(place) or self._grown.get(place)
 
+    def is_grown(self, buffer: Buffer) -> bool:
+        """Whether a buffer's memory is taken while the model runs."""
+        place = buffer.resolved
+        return all(each in self.plan.arena.slots for each in place.behind or (place,))
+
     def grow(self, w: Writer, buffer: Buffer, size: str, kept: str = "0") -> None:
         """Have at least so many bytes for a buffer, of which the first `kept` stay as they are."""
         name = self.variable(buffer)
