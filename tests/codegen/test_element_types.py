@@ -10,7 +10,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from codegen.building import build, emitted, imported
+from codegen.building import build, emitted, imported, parse
+from graphfuse.errors import UnsupportedModelError
 from graphfuse.graph.dtypes import (
     BOOL,
     E8M0,
@@ -143,3 +144,10 @@ def test_every_type_becomes_every_other(cpu: str, tmp_path: Path) -> None:
                 want = x if source == target else cast(x, target, saturate, mode)
             assert got.dtype == target.numpy()
             assert_same(f"{source.name} to {target.name}, {saturate}, {mode}", got, want)
+
+
+@pytest.mark.parametrize("kind, named", [("complex64", "complex64"), ("string", "strings")])
+def test_other_types_are_refused_by_name(kind: str, named: str, tmp_path: Path) -> None:
+    model = parse(f"g ({kind}[2] x, float[2] a) => (float[2] b, int64[1] s) {{ s = Shape(x) b = Neg(a) }}")
+    with pytest.raises(UnsupportedModelError, match=f"Input 'x': its elements are {named}, which are not supported"):
+        emitted(imported(model, tmp_path))
