@@ -132,7 +132,8 @@ class Planner:
 
     def _plan_regions(self) -> None:
         self._place_backward()
-        for region in self.fusion.regions:
+        # Level by level: what is placed in memory whose size a lower level computes is not computed before it.
+        for region in sorted(self.fusion.regions, key=lambda r: self.program.level.get(r.anchor, 0)):
             for t in region.leaves:
                 self.ensure(t)
             self._plan_region(region)
