@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import ml_dtypes
@@ -11,10 +12,14 @@ import pytest
 from onnx import numpy_helper
 
 from codegen.building import Runner, build, emitted, imported, parse
+from fuse.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, fuse
+from ops.cases import inferred
+from ops.running import interpret
 
 HALVES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+SINGLE = np.dtype(np.float32)
 # A sum of products that has more digits than the type, and what shows them.
 STEPS = """g ({t}[64] a, {t}[64] b, {t}[64] c)
 => ({t}[64] y, bool[64] more, int32[64] whole, bool[64] large, {t}[64] f) {{
@@ -129,3 +134,45 @@ def test_large_weights_of_few_rows_stay_narrow(name: str, cpu: str, tmp_path: Pa
     x = rng.normal(size=(3, 1024)).astype(np.float32)
     for got, weights in zip(build([made])[0]({"x": x}), (exact, digits), strict=True):
         np.testing.assert_allclose(got, x.astype(np.float64) @ weights, rtol=1e-4, atol=1e-4)
+
+
+def retyped(model: onnx.ModelProto, before: np.dtype, kind: np.dtype) -> onnx.ModelProto:
+    """A model with one type in place of another: ports and constants."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    old, number = (onnx.helper.np_dtype_to_tensor_dtype(t) for t in (before, kind))
+    for port in (*changed.graph.input, *changed.graph.output):
+        if port.type.tensor_type.elem_type == old:
+            port.type.tensor_type.elem_type = number
+    for tensor in changed.graph.initializer:
+        if tensor.data_type == old:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(kind), tensor.name))
+    changed.opset_import[0].version = 24
+    return changed
+
+
+@pytest.mark.parametrize("name", HALVES)
+@pytest.mark.parametrize("symbolic", [False, True])
+def test_random_graphs(name: str, symbolic: bool) -> None:
+    """As the interpreter computes them in float32, but for the digits that the type has not."""
+    kind = HALVES[name]
+    seeds = range(100, 120)
+    graphs = [draw_graph(random.Random(seed).choice, symbolic) for seed in seeds]
+    halves = [retyped(model, SINGLE, kind) for model in graphs]
+    runners = build([emitted(inferred(model)) for model in halves])
+    digit = float(ml_dtypes.finfo(kind).eps)
+    for seed, half, run in zip(seeds, halves, runners, strict=True):
+        plain = retyped(half, kind, SINGLE)
+        inputs = {key: x.astype(kind) if x.dtype == np.float32 else x for key, x in inputs_of(plain, seed).items()}
+        singles = {key: x.astype(np.float32) if x.dtype == kind else x for key, x in inputs.items()}
+        wanted = interpret(inferred(plain), singles, {"N": SYMBOLIC_SIZE})
+        actual = run(inputs)
+        assert [a.tobytes() for a in actual] == [b.tobytes() for b in run(inputs, threads=2)], seed
+        for a, w in zip(actual, wanted, strict=True):
+            if w.dtype != np.float32:
+                np.testing.assert_array_equal(a, w)
+                continue
+            assert a.dtype == kind
+            largest = max(1.0, float(np.abs(w).max(initial=0)))
+            close = np.abs(a.astype(np.float32) - w) <= 4 * digit * largest
+            assert (close | (np.abs(w) > 6e4)).all(), f"graph {seed}"
