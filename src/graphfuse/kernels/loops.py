@@ -12,7 +12,7 @@ from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, add, ceildiv, maximum, product, same
 from graphfuse.graph.dtypes import BOOL, c_type
 from graphfuse.ops.expr import Const, Expr, Load, Result, Size, Var
-from graphfuse.ops.loops import (
+from graphfuse.ops.loop_nest import (
     Assign,
     Break,
     For,

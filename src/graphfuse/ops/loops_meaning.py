@@ -9,7 +9,7 @@ from itertools import product as cartesian
 import numpy as np
 
 from graphfuse.ops.expr import Call, Const, Expr, Load, Result, Size, Var
-from graphfuse.ops.loops import Assign, Break, For, If, Loops, Phase, Statement, Store, While
+from graphfuse.ops.loop_nest import Assign, Break, For, If, Loops, Phase, Statement, Store, While
 from graphfuse.ops.scalars import apply
 from graphfuse.ops.tensor import Evaluator, Tensor
 
