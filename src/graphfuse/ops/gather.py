@@ -13,11 +13,24 @@ from graphfuse.graph import dims as D
 from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Expr
+from graphfuse.ops.expr import Call, Const, Expr, Size, Var
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.runtime_sizes import items, measured
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
-from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, reshape, size, slice_
+from graphfuse.ops.tensor import (
+    Generate,
+    IndexMap,
+    Tensor,
+    expand,
+    generate,
+    index_map,
+    load,
+    map_,
+    reshape,
+    size,
+    slice_,
+    variables,
+)
 
 
 def _in_range(index: Expr, extent: Dim, known: np.ndarray | None) -> Expr:
@@ -63,13 +76,65 @@ def gather(node: OpNode) -> Tensor:
         view = _as_slice(x, axis, known)
         if view is not None:
             return reshape(view, shape)
+    counted = _counted(indices) if known is None else None
+    if counted is not None:
+        return _as_broadcast_slice(x, axis, indices, *counted)
     _in_range(size(0), extent, known)  # a constant index out of range is refused here
 
     def index(i: Sequence[Expr]) -> tuple[Expr, ...]:
-        at = load(indices, i[axis : axis + indices.rank])
-        return (*i[:axis], _in_range(at, extent, known), *i[axis + indices.rank :])
+        place = i[axis : axis + indices.rank]
+        at = _generated(indices, place)
+        return (
+            *i[:axis],
+            _in_range(load(indices, place) if at is None else at, extent, known),
+            *i[axis + indices.rank :],
+        )
 
     return index_map(x, shape, index, indices)
+
+
+def _generated(x: Tensor, index: Sequence[Expr]) -> Expr | None:
+    """The element of a tensor that is a function of the index alone, such as a range; None for one that holds data."""
+    if isinstance(x.prim, Generate) and not x.args:
+        return x.prim.body(index)
+    if isinstance(x.prim, IndexMap) and len(x.args) == 1:
+        inner, guard = x.prim.at(index)
+        return _generated(x.args[0], inner) if guard is None else None
+    return None
+
+
+def _counted(indices: Tensor) -> tuple[int | None, Dim] | None:
+    """The axis along which indices count up by 1, and the first, where they do and depend on nothing else.
+
+    The axis is None where all are the same.
+    """
+    place = variables(indices.rank)
+    at = _generated(indices, place)
+    if at is None:
+        return None
+    if isinstance(at, Const):
+        return (None, int(at.value)) if at.value >= 0 else None
+    first: Dim = 0
+    if isinstance(at, Call) and at.fn == "add":
+        numbers = [e for e in at.args if isinstance(e, (Const, Size))]
+        counters = [e for e in at.args if isinstance(e, Var)]
+        if len(numbers) != 1 or len(counters) != 1:
+            return None
+        first = numbers[0].dim if isinstance(numbers[0], Size) else int(numbers[0].value)
+        at = counters[0]
+    if not isinstance(at, Var) or at not in place or (isinstance(first, int) and first < 0):
+        return None
+    return place.index(at), first
+
+
+def _as_broadcast_slice(x: Tensor, axis: int, indices: Tensor, counter: int | None, first: Dim) -> Tensor:
+    """What indices that count up from `first` along their axis `counter` take, for every position along the others."""
+    before, after = x.shape[:axis], x.shape[axis + 1 :]
+    count = 1 if counter is None else indices.shape[counter]
+    starts = [first if k == axis else 0 for k in range(x.rank)]
+    taken = slice_(x, starts, (*before, count, *after), (1,) * x.rank)
+    once = [count if k == counter else 1 for k in range(indices.rank)]
+    return expand(reshape(taken, (*before, *once, *after)), (*before, *indices.shape, *after))
 
 
 def _as_slice(x: Tensor, axis: int, known: np.ndarray) -> Tensor | None:
