@@ -94,7 +94,7 @@ class Scalars:
             return f"gf_word_{suffix(operand)}({args[0]})"
         if e.fn == "cast":
             return _cast(operand, e.dtype, args[0])
-        if e.fn in ("floordiv", "floormod") and operand == I64 and isinstance(e.args[1], Const) and e.args[1].value > 0:
+        if e.fn in ("floordiv", "floormod") and operand == I64 and _is_positive(e.args[1]):
             return f"gf_{e.fn}({args[0]}, {args[1]})"
         if is_float(operand):
             return _float(e.fn, args)
@@ -128,6 +128,12 @@ def _constant(e: Const) -> str:
         return f"UINT{8 * item_bytes(e.dtype)}_C({int(e.value)})"
     text = literal(e)
     return f"({text})" if text.startswith("-") else text
+
+
+def _is_positive(e: Expr) -> bool:
+    if isinstance(e, Call) and e.fn == "max":
+        return any(_is_positive(a) for a in e.args)
+    return isinstance(e, Const) and e.value > 0
 
 
 def _cast(source: DType, target: DType, text: str) -> str | None:
