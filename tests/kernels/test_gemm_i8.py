@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +14,9 @@ import sympy
 
 from graphfuse.graph.dtypes import I8, I32, U8
 from graphfuse.kernels.gemm_i8 import KERNEL
-from graphfuse.target import missing_here
+from graphfuse.runtime.preamble import preamble
+from graphfuse.target import missing_here, target_for
+from graphfuse.toolchain.compiler import find_compiler
 
 from . import cases
 from .cases import window
@@ -23,8 +28,10 @@ from .harness import (
     Case,
     Configuration,
     build,
+    callable_kernel,
     check_all,
     configurations,
+    emit,
     every_configuration,
 )
 
@@ -120,3 +127,24 @@ def test_extremes_do_not_saturate(configuration: Configuration, a: int, b: int) 
 def test_refusals_name_the_reason() -> None:
     assert KERNEL.accepts(cases.matmul((3, 4), (4, 5)).site(), X86) == "the operands are no bytes"
     assert KERNEL.accepts(conv((1, 4, 5, 5), 4, kernel=(3, 3)).site(), X86) == "the window is 3x3, not 1x1"
+
+
+ARM = [("aarch64", ""), ("aarch64+dotprod", "sdot"), ("aarch64+i8mm", "usdot")]
+
+
+@pytest.mark.parametrize(("cpu", "instruction"), ARM)
+def test_compiles_for_arm(cpu: str, instruction: str, tmp_path: Path) -> None:
+    target = target_for(cpu)
+    some = ("7x3x17", "13x18x24, signed", "B at run time", "B at run time, signed", "all strides")
+    codes = [emit(CASES[name], KERNEL, target) for name in some]
+    text = "\n".join(callable_kernel(code, f"call_{k}") for k, code in enumerate(codes))
+    compiler = find_compiler("zig", target)
+    (tmp_path / "k.c").write_text(preamble(target.lanes, amalgamated=False) + text)
+    flags = compiler.compile_flags(target, ("-Wall", "-Wextra"))
+    done = subprocess.run(
+        [*compiler.argv, "k.c", "-S", "-o", "k.s", *flags], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr[:4000]
+    assert "k.c:" not in done.stderr, done.stderr[:4000]  # no warnings
+    used = set(re.findall(r"\b(u?sdot)\b", (tmp_path / "k.s").read_text()))
+    assert used == ({instruction} if instruction else set())

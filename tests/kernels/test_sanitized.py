@@ -17,7 +17,16 @@ from graphfuse.plan.view import View
 from graphfuse.runtime.preamble import preamble
 from graphfuse.toolchain.compiler import find_compiler
 
-from . import test_conv_depthwise, test_conv_direct, test_conv_first, test_conv_transpose, test_gemm, test_pool
+from . import (
+    test_conv_depthwise,
+    test_conv_direct,
+    test_conv_first,
+    test_conv_i8,
+    test_conv_transpose,
+    test_gemm,
+    test_gemm_i8,
+    test_pool,
+)
 from .harness import GUARD, Built, Case, Configuration, Memory, callable_kernel, compare, configurations, emit
 
 FLAGS = ("-Og", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -32,6 +41,15 @@ CASES: list[tuple[Kernel, Case]] = [
             "3x3 17->31 on 13x13", "padding, slices", "stride 3x1", "dilation wider than the image",
             "padding wider than the window", "first layer 7x7", "NCHW all", "4 groups, NCHW", "1-d, long, unknown",
             "3-d, strides", "unknown padding",
+        ),
+        test_gemm_i8: (
+            "1x31x5", "7x3x17, signed", "13x18x24", "batch, rows apart", "A transposed, signed", "B at run time",
+            "B at run time, signed", "B transposed at run time, signed", "attention PV, unknown length", "all strides",
+            "1x1 conv, slices", "1x1 conv, NCHW in",
+        ),
+        test_conv_i8: (
+            "3x3, padded, signed", "5x3, stride, asymmetric", "dilation", "padding wider than the window",
+            "one channel", "two groups", "slices", "NCHW", "1-d, unknown", "3-d",
         ),
         test_conv_depthwise: (
             "3x3 17 on 13x14", "stride 3x1", "dilation wider than the image", "large window", "slices", "NCHW all",
