@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from graphfuse.artifact import Manifest, Tensor
 from graphfuse.compiler import compile_model
 from graphfuse.errors import InputError
+from graphfuse.options import CompileOptions
 from graphfuse.runtime.session import Session
 from graphfuse.target import host_target
 from graphfuse.verify import (
@@ -348,6 +349,7 @@ def test_recurrent_states_count_samples_in_the_middle() -> None:
          {"table": np.zeros((6, 3), np.float32), "yes": np.array(True)}, (0, 6)),
         ("e = Equal(i, c) y = Cast<to = 1>(e)", {"c": np.array(3)}, (0, 10)),
         ("y = Cast<to = 1>(i)", {}, (0, 10)),
+        ("y = ReduceSum(other, i)", {}, (0, 1)),
     ],
 )  # fmt: skip
 def test_integers_stay_in_the_range_that_the_graph_gives_them(
@@ -520,3 +522,15 @@ def test_element_types_that_onnxruntime_lacks_are_verified_by_the_evaluator(
     assert certificate.passed
     assert oracle in certificate.versions
     assert f"with {oracle}" in certificate.verdict
+
+
+def test_an_opset_that_onnxruntime_does_not_know_is_verified_with_the_evaluator(tmp_path: Path) -> None:
+    text = "g (float[3, 4] a, float[3, 4] b) => (float[3, 4] y) { y = SwiGLU<alpha = 0.5>(a, b) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 11, opset_import: ["": 28]> {text}'), tmp_path / "m.onnx")
+    certificate = compile_model(tmp_path / "m.onnx", tmp_path / "m.gf", CompileOptions(cache=False)).certificate
+    assert certificate is not None
+    assert certificate.passed
+    assert certificate.reference == "onnx.reference"
+    fused = onnx.load(tmp_path / "m.gf" / "fused.onnx")
+    onnx.checker.check_model(fused)
+    assert {entry.domain: entry.version for entry in fused.opset_import}[""] == 28

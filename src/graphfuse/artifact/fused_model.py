@@ -17,6 +17,7 @@ from graphfuse import __version__
 from graphfuse.errors import ArtifactError
 from graphfuse.fuse.program import Program
 from graphfuse.fuse.regions import Fusion
+from graphfuse.graph import shape_rules
 from graphfuse.graph.bodies import bodies, captured, graphs, is_control
 from graphfuse.graph.origins import ORIGINS_KEY, all_nodes, merge_origins
 from graphfuse.toolchain.files import disk_errors
@@ -83,7 +84,7 @@ def _spell_for_older(container: ir.Graph | ir.Function) -> None:
         product.outputs[0].name, product.outputs[0].type = node.outputs[0].name, node.outputs[0].type
         product.outputs[0].shape = node.outputs[0].shape
         ir.convenience.replace_nodes_and_values(container, node, [node], added, node.outputs, product.outputs)
-    if container.opset_imports.get("", OPSET) > OPSET:
+    if container.opset_imports.get("", OPSET) == shape_rules.OPSET:  # a user who has a later one has a runtime for it
         container.opset_imports[""] = OPSET
 
 

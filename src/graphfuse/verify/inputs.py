@@ -26,6 +26,8 @@ _PASSING = frozenset(
     {"Cast", "Concat", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze"}
 )
 _INDEX_INPUT = {"Gather": 1, "GatherElements": 1, "OneHot": 0, "ScatterElements": 1}
+_REDUCTIONS = ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "Sum", "SumSquare")
+_AXES_INPUT = {"CumProd": 1, "CumSum": 1, "Squeeze": 1, "Unsqueeze": 1, **{f"Reduce{name}": 1 for name in _REDUCTIONS}}
 _LENGTHS_INPUT = {"LSTM": 4, "GRU": 4, "RNN": 4}
 _SEARCH_NODES = 200
 _LARGEST_CONSTANT = 65536  # elements of a constant that is looked into
@@ -149,6 +151,8 @@ def _limit(
         x, layout = sizes.get(node.input[0], ()), _attribute(node, "layout")
         steps = x[layout] if 0 <= layout < len(x) else None
         return [2 if steps is None else steps + 1]
+    if _AXES_INPUT.get(node.op_type) == position:
+        return [1]  # the first axis is sure to be there
     if _INDEX_INPUT.get(node.op_type) != position:
         return []
     if node.op_type == "OneHot":

@@ -14,6 +14,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from graphfuse.errors import InputError
+from graphfuse.graph.shape_rules import OPSET
 from graphfuse.verify.reference_ops import FAST_OPS
 
 Array = np.ndarray[Any, Any]
@@ -28,8 +29,8 @@ _SLOW_OPS = frozenset({"Resize", "Upsample", "NonMaxSuppression", "ConvTranspose
 
 
 class Reference:
-    """The original model in onnxruntime, every optimisation off; small models of element types that it lacks in ONNX's
-    own evaluator. Raises InputError when onnxruntime refuses the model for another reason.
+    """The original model in onnxruntime, every optimisation off; small models of element types or of an opset that it
+    lacks in ONNX's own evaluator. Raises InputError when onnxruntime refuses the model for another reason.
 
     `name` is what computes, and `version` its version.
     """
@@ -64,9 +65,9 @@ class Reference:
         return dict(zip(self.outputs, values, strict=True))
 
     def _evaluates(self, model: str | Path | onnx.ModelProto) -> bool:
-        """Whether ONNX's evaluator takes the model, which has an element type that onnxruntime (or NumPy) lacks."""
+        """Whether ONNX's evaluator takes the model, which has what onnxruntime (or NumPy) may lack."""
         proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
-        if not _has_rare_types(proto):
+        if not _has_rare_types(proto) and not _is_new(proto):
             return False
         try:
             self._evaluator = onnx.reference.ReferenceEvaluator(proto)
@@ -77,15 +78,21 @@ class Reference:
         return True
 
     def _evaluate(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        assert self._evaluator is not None and self._model is not None
+        assert self._evaluator is not None
+        assert self._model is not None
         if not _is_small(self._model, inputs):
-            raise InputError("onnxruntime lacks an element type, and for ONNX's own evaluator the model is too large")
+            raise InputError("onnxruntime lacks what the model has, and for ONNX's own evaluator it is too large")
         try:
             with np.errstate(all="ignore"):
                 values = self._evaluator.run(self.outputs, dict(inputs))
         except Exception as error:
             raise InputError("ONNX's evaluator refuses these inputs", why=_first_line(error)) from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
+
+
+def _is_new(model: onnx.ModelProto) -> bool:
+    """Whether the model is of an opset that onnxruntime may not know yet."""
+    return any(entry.domain in ("", "ai.onnx") and entry.version > OPSET for entry in model.opset_import)
 
 
 def _has_rare_types(model: onnx.ModelProto) -> bool:
