@@ -212,6 +212,14 @@ def test_names_and_texts_that_are_no_text(tmp_path: Path) -> None:
     refused(tmp_path / "b.onnx", "'mode' is not UTF-8")
 
 
+@pytest.mark.parametrize("equation", ["i-j", "i.j", "..ij", "......ij", "i*j", "ij->i1"])
+def test_equations_that_shape_inference_would_read_for_ever(tmp_path: Path, equation: str) -> None:
+    refused(
+        save(tmp_path, model(f'g (float[2, 2] x) => (float[2] y) {{ y = Einsum<equation = "{equation}">(x) }}')),
+        "Einsum",
+    )
+
+
 def test_sparse_weights(tmp_path: Path) -> None:
     proto = matmul()
     values, indices = (

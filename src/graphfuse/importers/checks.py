@@ -7,6 +7,7 @@ inside the model's own folder.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from graphfuse.graph.shape_rules import OPSET
 OLDEST_OPSET = 1
 NEWEST_OPSET = onnx.defs.onnx_opset_version()
 
+_SIDE = r"[A-Za-z ]*(?:\.\.\.[A-Za-z ]*)?"
+_EQUATION = re.compile(rf"{_SIDE}(?:,{_SIDE})*(?:->{_SIDE})?")
 _EXPORT_AGAIN = "export or download the model again"
 # The field that holds a tensor's elements when raw_data does not, and how many of its entries make one element.
 _TYPED_FIELDS: dict[int, str] = {
@@ -142,6 +145,9 @@ def check_text(proto: onnx.ModelProto, where: str) -> None:
         except UnicodeDecodeError as error:
             what = f"the text in attribute {attribute.name!r} is not UTF-8"
             raise ModelFileError(what, where=where, remedy=_EXPORT_AGAIN) from error
+        # The inference of shapes in the package onnx never ends on others.
+        if attribute.name == "equation" and not _EQUATION.fullmatch(attribute.s.decode()):
+            raise ModelFileError(f"{one_line(attribute.s.decode())!r} is no equation of an Einsum", where=where)
 
 
 def _check_bytes(present: int, dtype: ir.DataType, elements: int, where: str) -> None:
