@@ -82,6 +82,54 @@ def roi_align(node: OpNode) -> Tensor:
     return b.tensors()[0]
 
 
+@op("MaxRoiPool", samples=lambda: [sample(floats(1, 2, 5), floats(1, 5), rejected="rank 3", pooled_shape=[2, 2])])
+def max_roi_pool(node: OpNode) -> Tensor:
+    """The largest pixel of every bin of a box, whose corners are rounded to pixels; zero for an empty bin.
+
+    As in Fast R-CNN (Girshick, 2015): a box is [image, x1, y1, x2, y2], its corners inclusive.
+    """
+    x, boxes = node.input(0), node.input(1)
+    pooled, scale = tuple(node.attr("pooled_shape")), float(node.attr("spatial_scale", 1.0))
+    if x.rank != 4 or len(pooled) != 2 or min(pooled) < 1 or not is_float(x.dtype):
+        raise NotSupported(f"an input of rank {x.rank}, pooled to {list(pooled)}")
+    regions, channels, extents = boxes.shape[0], x.shape[1], x.shape[2:]
+    b = Builder("max_roi_pool")
+    y = b.result((regions, channels, *pooled), x.dtype)
+    with b.phase(regions, channels) as (r, c):
+        image = b.let(inside(E.cast(_within(at(boxes, r, 0), x.shape[0]), I64), x.shape[0]))
+        corners = [
+            [b.let(_rounded(at(boxes, r, k) * scale, extents[axis])) for k in (2 - axis, 4 - axis)] for axis in (0, 1)
+        ]
+        sizes = [b.let(E.cast(E.maximum(end - start + 1, 1), x.dtype)) for start, end in corners]
+        with b.each(pooled) as bin_:
+            spans = []
+            for (start, _), n, p, count, extent in zip(corners, sizes, bin_, pooled, extents, strict=True):
+                step = n / float(count)
+                low = E.cast(E.unary("floor", E.cast(p, x.dtype) * step), I64) + start
+                high = E.cast(E.unary("ceil", E.cast(p + 1, x.dtype) * step), I64) + start
+                spans.append([b.let(E.minimum(E.maximum(edge, 0), size(extent))) for edge in (low, high)])
+            (top, bottom), (left, right) = spans
+            best = b.variable(Const(0.0, x.dtype))
+            with b.when(both(top < bottom, left < right)):
+                b.assign(best, at(x, image, c, inside(top, extents[0]), inside(left, extents[1])))
+            with b.loop(top, bottom) as i, b.loop(left, right) as j:
+                b.assign(best, E.maximum(best, at(x, image, c, inside(i, extents[0]), inside(j, extents[1]))))
+            b.store(y, (r, c, *bin_), best)
+    return b.tensors()[0]
+
+
+def _within(v: Expr, extent: Dim) -> Expr:
+    """A number from data, held where it fits an integer: an axis and its length around it."""
+    n = E.cast(size(extent), v.dtype)
+    return E.minimum(E.maximum(v, -2.0 * n - 2.0), n * 3.0 + 2.0)
+
+
+def _rounded(v: Expr, extent: Dim) -> Expr:
+    """The nearest pixel, halves away from zero."""
+    v = _within(v, extent)
+    return E.cast(E.where(v < 0, E.unary("ceil", v - 0.5), E.unary("floor", v + 0.5)), I64)
+
+
 def _bins(
     b: Builder, boxes: Tensor, r: Expr, axis: int, pooled: int, scale: float, ratio: int, half: bool
 ) -> tuple[Expr, Expr, Expr]:
