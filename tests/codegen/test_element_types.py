@@ -11,17 +11,22 @@ import pytest
 from onnx import helper, numpy_helper
 
 from codegen.building import build, emitted, imported, parse
-from graphfuse.errors import UnsupportedModelError
+from graphfuse.compiler import compile_model
+from graphfuse.errors import InputError, UnsupportedModelError
 from graphfuse.graph.dtypes import (
+    BF16,
     BOOL,
+    E5M2,
     E8M0,
     FLOAT8,
+    I4,
     SUPPORTED,
     DType,
     code_name,
     is_float,
 )
 from graphfuse.ops.conversion import cast
+from graphfuse.options import CompileOptions
 
 # Operators that move elements of x [5, 6], with k [5, 2] and mask [5, 6]: attributes, operands, and what they mean.
 MOVES: dict[str, tuple[dict[str, object], list[str], Callable[..., np.ndarray]]] = {
@@ -151,3 +156,22 @@ def test_other_types_are_refused_by_name(kind: str, named: str, tmp_path: Path) 
     model = parse(f"g ({kind}[2] x, float[2] a) => (float[2] b, int64[1] s) {{ s = Shape(x) b = Neg(a) }}")
     with pytest.raises(UnsupportedModelError, match=f"Input 'x': its elements are {named}, which are not supported"):
         emitted(imported(model, tmp_path))
+
+
+def test_sessions_take_and_return_the_types_of_ml_dtypes(tmp_path: Path) -> None:
+    """Also what a .npy file made of them: bytes without a type. Another type of the same size is refused."""
+    model = parse("g (bfloat16[3] x, int4[3] q, float8e5m2[3] f) => (bfloat16[3] a, int4[3] b, float8e5m2[3] c) {"
+                  " a = Identity(x) b = Identity(q) c = Identity(f) }")  # fmt: skip
+    onnx.save(model, tmp_path / "model.onnx")
+    session = compile_model(tmp_path / "model.onnx", tmp_path / "model.gf", CompileOptions(verify=False)).session()
+    given = {name: values(dtype, 3) for name, dtype in (("x", BF16), ("q", I4), ("f", E5M2))}
+    assert [port.type for port in session.get_inputs()] == ["tensor(bfloat16)", "tensor(int4)", "tensor(float8e5m2)"]
+    for got, want in zip(session.run(None, given), given.values(), strict=True):
+        assert got.dtype == want.dtype
+        assert got.tobytes() == want.tobytes()
+    np.save(tmp_path / "x.npy", given["x"])
+    stored = np.load(tmp_path / "x.npy")
+    assert stored.dtype != given["x"].dtype
+    assert session.run(["a"], {**given, "x": stored})[0].tobytes() == given["x"].tobytes()
+    with pytest.raises(InputError, match="the dtype is float16, expected bfloat16"):
+        session.run(None, {**given, "x": given["x"].view(np.float16)})

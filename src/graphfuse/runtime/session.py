@@ -285,9 +285,12 @@ class Session:
         """The input as an aligned C-contiguous array of its dtype: itself where it is one."""
         if not isinstance(value, np.ndarray):
             value = self._as_array(index, value)
-        if value.dtype != self._input_dtypes[index]:
+        expected = self._input_dtypes[index]
+        if value.dtype.type is np.void and value.dtype.names is None and value.dtype.itemsize == expected.itemsize:
+            value = value.view(expected)  # a .npy file does not know the types of ml_dtypes
+        if value.dtype != expected:
             raise InputError(
-                f"the dtype is {value.dtype}, expected {self._input_dtypes[index]}",
+                f"the dtype is {value.dtype}, expected {expected}",
                 where=f"input {self._input_names[index]!r}",
                 remedy="convert the array with astype",
             )
