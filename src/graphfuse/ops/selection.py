@@ -74,11 +74,13 @@ def _counted(x: Tensor, n: Dim, pieces: Dim) -> list[Tensor]:
         sample(floats(3, 17) * (floats(3, 17, seed=1) > 0)),
         sample(np.zeros((2, 3), np.int64)),
         sample(floats(0, 3), symbolic=False),
+        sample(floats()),
     ],
 )
 def non_zero(node: OpNode) -> Tensor:
-    """For every axis the indices of the elements that are not zero, in row-major order."""
+    """For every axis the indices of the elements that are not zero, in row-major order; a scalar counts as a line."""
     x = node.input(0)
+    x = reshape(x, (1,)) if x.rank == 0 else x
     found = places(node, reshape(x, (D.product(x.shape),)))
     strides = [D.product(x.shape[k + 1 :]) for k in range(x.rank)]
     b = Builder("coordinates")
