@@ -28,8 +28,8 @@ from graphfuse.ops.loop_nest import (
 from graphfuse.ops.tensor import Tensor
 from graphfuse.ops.tensor import size as extent
 from graphfuse.plan.memory import aligned
-from graphfuse.plan.planner import same_place
 from graphfuse.plan.site import KernelCode, NestSite
+from graphfuse.plan.strides import same_place
 from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
 

@@ -14,11 +14,11 @@ from graphfuse.errors import UnsupportedModelError
 from graphfuse.fuse.element import Elements
 from graphfuse.fuse.passes import RowProgram, schedule
 from graphfuse.fuse.regions import VIEWS, Fusion, Region
-from graphfuse.graph.dims import Dim, assuming, estimate, measured, same, same_shape
+from graphfuse.graph.dims import Dim, assuming, estimate, measured, product, same, same_shape
 from graphfuse.graph.origins import origins
 from graphfuse.ops.control import Conditional, Iteration
 from graphfuse.ops.expr import Arg, Expr
-from graphfuse.ops.tensor import Concat, Expand, Map, Opaque, Pad, Reduce, Reshape, Slice, Tensor, Transpose
+from graphfuse.ops.tensor import Concat, Map, Opaque, Pad, Reduce, Reshape, Tensor, Transpose
 from graphfuse.plan import overwrite
 from graphfuse.plan.calls import Assign, Call, Candidate, Choose, Plan, Read, arena_of, cheapest
 from graphfuse.plan.control import plan_control
@@ -26,6 +26,7 @@ from graphfuse.plan.layout import Layouts
 from graphfuse.plan.memo import KernelMemo
 from graphfuse.plan.memory import Arena
 from graphfuse.plan.site import ContractionSite, Kernel, KernelCode, Lines, NestKernel, NestSite, accumulator
+from graphfuse.plan.strides import borders, parts, resolve, same_place
 from graphfuse.plan.view import Buffer, View, dense
 from graphfuse.target import Target
 
@@ -174,7 +175,7 @@ class Planner:
             t = self.program.of_value[value]
             if self.program.constant(t) is not None:
                 continue
-            t_buffer = Buffer("input", _count(t.shape), t.dtype, len(inputs), value.name or "")
+            t_buffer = Buffer("input", product(t.shape), t.dtype, len(inputs), value.name or "")
             self.views[t] = dense(t_buffer, t.shape)
             inputs.append(t)
         return inputs
@@ -186,8 +187,8 @@ class Planner:
     def _output(self, t: Tensor, k: int) -> View:
         """Memory for an output: the caller's, or where its size is measured, memory that the caller is shown."""
         if _is_measured(t):
-            return dense(Buffer("arena", _count(t.shape), t.dtype, name=self.program.name(t)), t.shape)
-        return dense(Buffer("output", _count(t.shape), t.dtype, k), t.shape)
+            return dense(Buffer("arena", product(t.shape), t.dtype, name=self.program.name(t)), t.shape)
+        return dense(Buffer("output", product(t.shape), t.dtype, k), t.shape)
 
     def _settle_home(self, t: Tensor, home: View) -> bool:
         """Let a tensor be computed right where it is wanted, through views that can be inverted."""
@@ -265,7 +266,7 @@ class Planner:
 
     def _fresh(self, t: Tensor) -> View:
         name = self.program.name(t)
-        return dense(Buffer("arena", _count(t.shape), t.dtype, name=name), t.shape, self.layouts.order(t))
+        return dense(Buffer("arena", product(t.shape), t.dtype, name=name), t.shape, self.layouts.order(t))
 
     def view(self, t: Tensor) -> View:
         """Where a tensor is."""
@@ -274,7 +275,7 @@ class Planner:
         return self.views[t]
 
     def _constant_view(self, t: Tensor) -> View:
-        buffer = Buffer("weight", _count(t.shape), t.dtype, name=self.program.name(t))
+        buffer = Buffer("weight", product(t.shape), t.dtype, name=self.program.name(t))
         self.tools.constants[buffer] = t
         return dense(buffer, t.shape)
 
@@ -309,7 +310,7 @@ class Planner:
         source = self.view(t.args[0])
         found = resolve(t, source)
         if found is None:
-            packed = dense(Buffer("arena", _count(source.shape), t.dtype, name=self.program.name(t)), source.shape)
+            packed = dense(Buffer("arena", product(source.shape), t.dtype, name=self.program.name(t)), source.shape)
             self.copy(source, packed, t, "its elements do not lie in the order that the new shape needs")
             found = packed.reshaped(t.shape)
             assert found is not None, "a dense tensor can be viewed under any shape"
@@ -496,55 +497,9 @@ def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) 
     if y.rank != 4 or y.shape[1] == 1 or views[y].strides[1] != 1 or not images:
         return None
     batch, _, height, width = y.shape
-    if not same(code.rows, _count((batch, height, width))):
+    if not same(code.rows, product((batch, height, width))):
         return None
     return Lines(views[images[-1]], batch, height, height, rows_per_line=width)
-
-
-# ---------------------------------------------------------------- views and placements as strides
-
-
-def resolve(t: Tensor, source: View) -> View | None:
-    """The view that a view primitive is of its argument's, or None when strides can't say it."""
-    if isinstance(t.prim, Transpose):
-        return source.transposed(t.prim.perm)
-    if isinstance(t.prim, Slice):
-        return source.sliced(t.prim.starts, t.prim.steps, t.shape)
-    if isinstance(t.prim, Expand):
-        return source.expanded(t.shape)
-    return source.reshaped(t.shape)
-
-
-def parts(t: Tensor, view: View) -> list[tuple[Tensor, View]]:
-    """The arguments of a concat or pad, each with the piece of the result's memory that is its place."""
-    if isinstance(t.prim, Pad):
-        inside = t.args[0]
-        return [(inside, view.sliced(t.prim.before, (1,) * t.rank, inside.shape))]
-    assert isinstance(t.prim, Concat)
-    found: list[tuple[Tensor, View]] = []
-    start: Dim = 0
-    for a in t.args:
-        starts = tuple(start if k == t.prim.axis else 0 for k in range(t.rank))
-        found.append((a, view.sliced(starts, (1,) * t.rank, a.shape)))
-        start = start + a.shape[t.prim.axis]
-    return found
-
-
-def borders(t: Tensor, view: View) -> list[View]:
-    """The slabs around the argument of a pad."""
-    assert isinstance(t.prim, Pad)
-    inside = t.args[0]
-    slabs: list[View] = []
-    steps = (1,) * t.rank
-    for axis in range(t.rank):
-        before, after = t.prim.before[axis], t.prim.after[axis]
-        for start, size in ((0, before), (before + inside.shape[axis], after)):
-            if isinstance(size, int) and size == 0:
-                continue
-            starts = tuple(start if k == axis else 0 for k in range(t.rank))
-            shape = tuple(size if k == axis else d for k, d in enumerate(t.shape))
-            slabs.append(view.sliced(starts, steps, shape))
-    return slabs
 
 
 def _is_empty(t: Tensor) -> bool:
@@ -554,19 +509,3 @@ def _is_empty(t: Tensor) -> bool:
 
 def _is_measured(t: Tensor) -> bool:
     return bool(measured(*t.shape))
-
-
-def _count(shape: Sequence[Dim]) -> Dim:
-    total: Dim = 1
-    for d in shape:
-        total = total * d
-    return total
-
-
-def same_place(a: View, b: View) -> bool:
-    """Whether two views of the same shape are the same memory (axes of size 1 aside)."""
-    return (
-        a.buffer is b.buffer
-        and same(a.offset, b.offset)
-        and all(d == 1 or same(s, t) for d, s, t in zip(a.shape, a.strides, b.strides, strict=True))
-    )
