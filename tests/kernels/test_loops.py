@@ -374,9 +374,12 @@ def test_scalar_functions(lower: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def sanitized_cases() -> list[tuple[str, Arrays, int, dict[str, Any]]]:
     x, scores = random(np.float32, 4, 5, 3), np.random.default_rng(0).random((1, 2, 70)).astype(np.float32)
     boxes = np.random.default_rng(1).random((1, 70, 4)).astype(np.float32)
+    boxes[:, ::9] = random(np.float32, 1, 8, 4)
     return [
         ("ScatterElements", {"x": x, "i": hostile(4, 9, 3), "u": random(np.float32, 4, 9, 3)}, 1, {"axis": 1}),
+        ("ScatterND", {"x": x, "i": hostile(4, 9, 2), "u": random(np.float32, 4, 9, 3)}, 1, {"reduction": "max"}),
         ("CumSum", {"x": x, "a": np.array(1)}, 1, {}),
+        ("TopK", {"x": random(np.float32, 90, 20), "k": np.array([7])}, 2, {"axis": 0}),
         ("TopK", {"x": random(np.int64, 3, 300), "k": np.array([40])}, 2, {}),
         ("Unique", {"x": random(np.float32, 100)}, 4, {"sorted": 0}),
         ("Unique", {"x": random(np.int8, 40, 2)}, 4, {"axis": 0}),
@@ -397,7 +400,8 @@ def sanitized_cases() -> list[tuple[str, Arrays, int, dict[str, Any]]]:
 def test_sanitized(case: tuple[str, Arrays, int, dict[str, Any]], tmp_path: Path) -> None:
     op, data, outputs, attributes = case
     for sizes in (False, True):
-        e: Emitted = emitted(inferred(model(op, data, outputs, sizes=sizes, fixed=("k",), **attributes)))
+        fixed = ("k", "i") if op == "ScatterND" else ("k",)
+        e: Emitted = emitted(inferred(model(op, data, outputs, sizes=sizes, fixed=fixed, **attributes)))
         folder = tmp_path / str(sizes)
         folder.mkdir()
         program = build_sanitized(e.module, e.target, folder)
