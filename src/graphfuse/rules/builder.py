@@ -55,11 +55,18 @@ class Builder:
 
     def end(self, graph: ir.Graph, value: ir.Value) -> ir.Value:
         """A copy of a value, as the result of a graph: a result has one place and is made in the graph itself."""
-        node = ir.node("Identity", [value], name=self.node_name(f"{value.name}.copy"))
-        copy = node.outputs[0]
-        copy.name, copy.shape, copy.type = self.value_name(f"{value.name}.copy"), value.shape, value.type
+        return self.last(graph, "Identity", [value])
+
+    def last(self, graph: ir.Graph, op_type: str, inputs: Sequence[ir.Value]) -> ir.Value:
+        """The result of a new node behind all others of a graph."""
+        base = f"{inputs[0].name}.{'copy' if op_type == 'Identity' else op_type}"
+        node = ir.node(op_type, inputs, name=self.node_name(base))
+        node.outputs[0].name = self.value_name(base)
         graph.append(node)
-        return copy
+        self._inference.node(node)
+        if op_type == "Identity":  # also of what has no shape rule: sequences
+            node.outputs[0].shape, node.outputs[0].type = inputs[0].shape, inputs[0].type
+        return node.outputs[0]
 
     def copy(self, node: ir.Node, body: ir.Graph, inputs: Sequence[ir.Value | None], number: int) -> list[ir.Value]:
         """The nodes of a body once more, in front of the node that owns it, reading `inputs`; the body's results.
