@@ -19,6 +19,7 @@ from graphfuse.graph.shape_rules import OPSET
 from graphfuse.importers.checks import check_opset, check_tensors, check_text, read_proto
 from graphfuse.importers.common import Imported
 from graphfuse.importers.containers import own_results, take_optional_inputs
+from graphfuse.importers.contrib import as_standard, set_apart
 from graphfuse.importers.functions import expand_functions
 from graphfuse.importers.opset import convert_opset
 from graphfuse.importers.shapes import infer_or_refuse, name_dims, unknown_values
@@ -79,6 +80,7 @@ def _import(model: ir.Model, where: str) -> Imported:
     ledger = Ledger()
     _inline_functions(model, where)
     _use_standard_domain(model)
+    set_apart(model)
     _drop_initializers_from_inputs(model)
     _name_nodes(model)
     _trim_absent_outputs(model)
@@ -91,6 +93,7 @@ def _import(model: ir.Model, where: str) -> Imported:
     _lift_constants(model, ledger)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     model = convert_opset(model, where)
+    as_standard(model)
     model.ir_version = _IR_VERSION
     _lift_constants(model, ledger)
     own_results(model)
