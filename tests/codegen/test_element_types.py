@@ -11,6 +11,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from codegen.building import build, emitted, imported, parse
+from codegen.sanitizing import build_sanitized, run_sanitized
 from graphfuse.compiler import compile_model
 from graphfuse.errors import InputError, UnsupportedModelError
 from graphfuse.graph.dtypes import (
@@ -18,8 +19,12 @@ from graphfuse.graph.dtypes import (
     BOOL,
     E5M2,
     E8M0,
+    F16,
+    F32,
+    F64,
     FLOAT8,
     I4,
+    I64,
     SUPPORTED,
     DType,
     code_name,
@@ -175,3 +180,15 @@ def test_sessions_take_and_return_the_types_of_ml_dtypes(tmp_path: Path) -> None
     assert session.run(["a"], {**given, "x": stored})[0].tobytes() == given["x"].tobytes()
     with pytest.raises(InputError, match="the dtype is float16, expected bfloat16"):
         session.run(None, {**given, "x": given["x"].view(np.float16)})
+
+
+@pytest.mark.parametrize("source", [F32, F64, I64, F16], ids=lambda t: t.name)
+def test_conversions_under_sanitizers(source: DType, tmp_path: Path) -> None:
+    x = values(source, 37, 6)
+    model, ways = conversions(source, len(x))
+    made = emitted(imported(model, tmp_path))
+    program = build_sanitized(made.module, made.target, tmp_path)
+    (found,) = run_sanitized(program, made.module, [{"x": x}], 1)
+    for got, (target, saturate, mode) in zip(found, ways, strict=True):
+        with np.errstate(all="ignore"):
+            assert_same(f"to {target.name}", got, x if source == target else cast(x, target, saturate, mode))
