@@ -77,6 +77,15 @@ MODELS: dict[str, tuple[str, Sequence[Feeds]]] = {
                 r = Concat<axis = 0>(a, u) }}> }}""",
         [*counts(0, 1, 2, 3, 6), *counts(3, x=WIDE)],
     ),
+    "carries_values_of_several_types": (
+        """g (float[A, B] x, float limit) => (float[A, B] y, int64 steps, float[T, A, B] z) {
+            k = Constant<value = int64 {0}>() t = Constant<value = bool {1}>()
+            y, steps, z = Loop(, t, x, k) <body = b (int64 i, bool p, float[P, Q] a, int64 s)
+                    => (bool q, float[R, S] r, int64 u, float[R, S] o) {
+                f = Constant<value = float {1.5}>() r = Mul(a, f) m = ReduceMax<keepdims = 0>(r) q = Less(m, limit)
+                e = Constant<value = int64 {1}>() u = Add(s, e) o = Identity(r) }> }""",
+        [{"x": X, "limit": np.array(n, np.float32)} for n in (0.01, 50, 1e6)],
+    ),
     "stops_early": (
         f"""g (int64 n, bool c, float[A, B] x) => (float[A, B] y, float[T] z) {{ one = Constant<value = float {{1.0}}>()
             y, z = Loop(n, c, x) <body = b {LOOP}, float s) {{

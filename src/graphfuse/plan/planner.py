@@ -325,8 +325,8 @@ class Planner:
                 self.copy(self.view(a), home, t, "the part lives elsewhere already")
 
     def copy(self, source: View, target: View, t: Tensor, why: str) -> None:
-        leaf = Tensor(source.shape, t.dtype)
-        copy = Tensor(source.shape, t.dtype, Map((leaf,), Arg(0, t.dtype)))
+        leaf = Tensor(source.shape, source.dtype)
+        copy = Tensor(source.shape, source.dtype, Map((leaf,), Arg(0, source.dtype)))
         self._call_rows("copy", copy, {leaf: source, copy: target}, t)
         self.copies[t] = why
 
