@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from graphfuse.graph.dims import Dim, is_static
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, sample
-from graphfuse.ops.tensor import Tensor, Window, contract, map_, reshape
+from graphfuse.ops.tensor import Tensor, Window, contract, expand, map_, reshape
 from graphfuse.ops.unfold import is_unpackable, unfolded
 from graphfuse.ops.windows import sliding, transposed
 
@@ -27,9 +27,11 @@ def kernel_of(node: OpNode, x: Tensor, w: Tensor) -> tuple[int, ...]:
     return kernel
 
 
-def _check_channels(x: Tensor, expected: int) -> None:
+def _with_channels(x: Tensor, expected: int) -> Tensor:
+    """The input, whose channels are as many as the kernel takes: an unknown number is checked when the model runs."""
     if isinstance(x.shape[1], int) and x.shape[1] != expected:
         raise NotSupported(f"the input has {x.shape[1]} channels where the kernel takes {expected}")
+    return expand(x, (x.shape[0], expected, *x.shape[2:]))
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
@@ -75,7 +77,7 @@ def conv(node: OpNode) -> Tensor:
     x, w = node.input(0), node.input(1)
     kernel, groups = kernel_of(node, x, w), node.attr("group", 1)
     channels, outputs = int(w.shape[1]) * groups, int(w.shape[0])
-    _check_channels(x, channels)
+    x = _with_channels(x, channels)
     if outputs % groups:
         raise NotSupported(f"{outputs} output channels do not divide into {groups} groups")
     window, out = sliding(node, x.shape[2:], kernel, groups)
@@ -109,7 +111,7 @@ def conv_transpose(node: OpNode) -> Tensor:
     x, w = node.input(0), node.input(1)
     kernel, groups = kernel_of(node, x, w), node.attr("group", 1)
     channels, outputs = int(w.shape[0]), int(w.shape[1]) * groups
-    _check_channels(x, channels)
+    x = _with_channels(x, channels)
     if channels % groups:
         raise NotSupported(f"{channels} input channels do not divide into {groups} groups")
     window, out = transposed(node, x.shape[2:], kernel, groups)

@@ -47,6 +47,18 @@ def _kernel(node: OpNode, x: Tensor) -> tuple[int, ...]:
     return kernel
 
 
+def window_fold(kind: str, x: Tensor, space: Sequence[Dim], window: Window) -> Tensor:
+    """A window fold to the spatial sizes `space`.
+
+    Channels lie along the lanes of registers; where nobody knows how many there are, each is an image of its own.
+    """
+    if is_static(x.shape[1]):
+        return contract(kind, (x,), (*x.shape[:2], *space), window)
+    planes = D.product(x.shape[:2])
+    y = contract(kind, (reshape(x, (planes, 1, *x.shape[2:])),), (planes, 1, *space), window)
+    return reshape(y, (*x.shape[:2], *space))
+
+
 def _window_samples() -> list[Sample]:
     image = floats(2, 3, 13, 17)
     return [
@@ -81,7 +93,7 @@ def max_pool(node: OpNode) -> list[Tensor | None]:
     window, out = sliding(node, x.shape[2:], _kernel(node, x))
     shape = (*x.shape[:2], *out)
     indices = _positions(node, x, shape, window) if len(node.node.outputs) > 1 else None
-    return [contract("max_pool", (x,), shape, window), indices]
+    return [window_fold("max_pool", x, shape[2:], window), indices]
 
 
 def _positions(node: OpNode, x: Tensor, shape: Sequence[Dim], window: Window) -> Tensor:
@@ -174,28 +186,28 @@ def average_pool(node: OpNode) -> Tensor:
     x = node.input(0)
     include = bool(node.attr("count_include_pad", 0))
     window, out = sliding(node, x.shape[2:], _kernel(node, x), count_include_pad=include)
-    return contract("average_pool", (x,), (*x.shape[:2], *out), window)
+    return window_fold("average_pool", x, out, window)
 
 
 @op(
     "LpPool",
     samples=lambda: [
-        sample(floats(2, 3, 13, 17), kernel_shape=[3, 3], fixed=[1]),
-        sample(floats(2, 3, 13, 17), kernel_shape=[2, 3], strides=[2, 2], pads=[1, 1, 0, 1], p=1, fixed=[1]),
-        sample(floats(2, 3, 13), kernel_shape=[3], p=3, fixed=[1]),
+        sample(floats(2, 3, 13, 17), kernel_shape=[3, 3]),
+        sample(floats(2, 3, 13, 17), kernel_shape=[2, 3], strides=[2, 2], pads=[1, 1, 0, 1], p=1),
+        sample(floats(2, 3, 13), kernel_shape=[3], p=3),
     ],
 )
 def lp_pool(node: OpNode) -> Tensor:
     """The sum over a window is a depthwise convolution with ones."""
     x, p = node.input(0), node.attr("p", 2)
-    if not is_static(x.shape[1]):
-        raise NotSupported("the number of channels must be known at compile time")
-    channels, kernel = int(x.shape[1]), _kernel(node, x)
+    # As in `window_fold`.
+    images = x if is_static(x.shape[1]) else reshape(x, (D.product(x.shape[:2]), 1, *x.shape[2:]))
+    channels, kernel = int(images.shape[1]), _kernel(node, x)
     window, out = sliding(node, x.shape[2:], kernel, groups=channels)
     ones = constant(np.ones((channels, 1, *kernel), x.dtype.numpy()), "ones")
-    powers = map_(lambda v: constant_power(E.unary("abs", v), p), x)
-    total = contract("conv", (powers, ones), (*x.shape[:2], *out), window)
-    return map_(lambda v: constant_power(v, 1 / p), total)
+    powers = map_(lambda v: constant_power(E.unary("abs", v), p), images)
+    total = contract("conv", (powers, ones), (*images.shape[:2], *out), window)
+    return reshape(map_(lambda v: constant_power(v, 1 / p), total), (*x.shape[:2], *out))
 
 
 def _global_samples() -> list[Sample]:
