@@ -20,11 +20,11 @@ import numpy as np
 from graphfuse.codegen import strip
 from graphfuse.codegen.module import Module
 from graphfuse.fuse.regions import Fusion, fuse
-from graphfuse.graph.dims import evaluate
+from graphfuse.graph.dims import TYPICAL, evaluate, measured
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
-from graphfuse.plan.calls import Call, Candidate, cheapest, Choose, Plan
+from graphfuse.plan.calls import Call, Candidate, Choose, Plan, cheapest
 from graphfuse.plan.strips import Chain, chain_calls, joined, possible_chains
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.target import Target
@@ -266,7 +266,9 @@ class _Tuner:
     def _key(self, call: Call) -> str:
         """A digest of what a call computes, by which kernels it might, on what sizes."""
         code = call.code
-        sizes = [evaluate(d, self.sizes) for d in (code.rows, code.columns, *code.dims)]
+        dims = (code.rows, code.columns, *code.dims)
+        guessed = dict.fromkeys(measured(*dims), TYPICAL)  # what only a run knows
+        sizes = [evaluate(d, {**guessed, **self.sizes}) for d in dims]
         names = [c.kernel.name for c in call.candidates]
         return _digest([call.code.source, *names, *map(str, sizes)])
 
