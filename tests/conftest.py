@@ -23,7 +23,7 @@ def zoo_model() -> Callable[..., Path]:
     return zoo.path
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def real_model() -> Callable[[str], Path]:
     """real_model("magika") -> its .onnx file; without a network the test is skipped, under CI=true it fails."""
 

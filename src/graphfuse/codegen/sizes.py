@@ -11,6 +11,8 @@ import sympy
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import Dim, c_text, measured, saturating_text, steps, symbols
 
+_STEP = re.compile(r"\bsize_\d+\b")
+
 
 class Sizes:
     """Every size that a module computes with.
@@ -27,6 +29,7 @@ class Sizes:
         self._steps = {e: f"size_{k}" for k, e in enumerate(e for e in steps(set(every)) if not measured(e))}
         self._texts: dict[Dim, str] = {}
         self._used: set[Dim] = set()  # what occurs in the function being written
+        self._read: set[str] = set()  # and the steps that its text names
 
     def text(self, d: Dim) -> str:
         """A size as a C expression."""
@@ -35,6 +38,7 @@ class Sizes:
         self._used.add(d)
         if d not in self._texts:
             self._texts[d] = c_text(d, self.names, self._steps)
+        self._read.update(_STEP.findall(self._texts[d]))
         return self._texts[d]
 
     def saturating(self, d: Dim) -> str:
@@ -46,6 +50,7 @@ class Sizes:
     def function(self, w: Writer, head: str) -> Iterator[None]:
         """A function body, with the sizes it is made of declared ahead."""
         self._used.clear()
+        self._read.clear()
         with w.block(head):
             w.line("(void)dims;")
             declarations = w.section()
@@ -55,10 +60,17 @@ class Sizes:
             if s in needed:
                 declarations.line(f"const int64_t {self.names[s]} = dims[{k}];")
         done: dict[sympy.Expr, str] = {}
+        lines: list[tuple[str, str]] = []
         for e in steps(self._used):
             if e in self._steps:
-                declarations.line(f"const int64_t {self._steps[e]} = {c_text(e, self.names, done)};")
+                lines.append((self._steps[e], c_text(e, self.names, done)))
                 done[e] = self._steps[e]
+        # A step inside another may be spelled out there, where its terms were put in another order.
+        for name, text in reversed(lines):
+            self._read.update(_STEP.findall(text) if name in self._read else ())
+        for name, text in lines:
+            if name in self._read:
+                declarations.line(f"const int64_t {name} = {text};")
 
 
 def _identifier(text: str) -> str:
