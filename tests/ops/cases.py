@@ -68,7 +68,8 @@ def case_of(op: Op, sample: Sample, number: int) -> Case:
         opsets.append(helper.make_opsetid(op.domain, _domain_version(op)))
     model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
     inputs = {name: x for name, x in given.items() if name not in known}
-    return Case(f"{op.name}-{number}", _with_output_types(model), inputs, sample)
+    name = f"{op.domain}.{op.name}" if op.domain else op.name
+    return Case(f"{name}-{number}", _with_output_types(model), inputs, sample)
 
 
 def _domain_version(op: Op) -> int:
