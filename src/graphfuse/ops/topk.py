@@ -19,8 +19,9 @@ from graphfuse.ops.tensor import Tensor, reshape, size
 
 # Up to so many of the best are kept in order while they come.
 _FEW = 32
-# Lines beside each other of which the keys are made together.
+# Lines beside each other of which the keys are made together, and how many keys may wait in the caches.
 _STRIP = 16
+_WAITING = 1 << 18
 
 
 def _samples() -> list[Sample]:
@@ -82,16 +83,23 @@ def select(x: Tensor, k: Dim, axis: int, largest: bool) -> list[Tensor]:
             line(o, lambda i: sort_key(at(lines, o, i, 0), largest), 0)
     else:
         # Memory is read along the inner axis: the keys of some lines side by side, then line by line.
-        keys = b.scratch((_STRIP, n), dtype)
-        with b.phase(outer, D.ceildiv(inner, _STRIP)) as (o, strip):
-            start = b.let(strip * _STRIP)
-            width = b.let(E.minimum(Const(_STRIP, I64), size(inner) - start))
+        lanes = _strip(n, inner)
+        keys = b.scratch((lanes, n), dtype)
+        with b.phase(outer, D.ceildiv(inner, lanes)) as (o, strip):
+            start = b.let(strip * lanes)
+            width = b.let(E.minimum(Const(lanes, I64), size(inner) - start))
             with b.loop(0, size(n)) as i, b.loop(0, width) as c:
                 b.store(keys, (c, i), sort_key(at(lines, o, i, start + c), largest))
             with b.loop(0, width) as c:
                 line(o, lambda i: at(keys, c, i), start + c)
     shape = [k if a == axis else d for a, d in enumerate(x.shape)]
     return [reshape(t, shape) for t in b.tensors()]
+
+
+def _strip(n: Dim, inner: Dim) -> int:
+    """Of how many lines the keys are made together."""
+    most = min(_STRIP, inner) if isinstance(inner, int) and inner > 0 else _STRIP
+    return max(1, min(most, _WAITING // n)) if isinstance(n, int) and n > 0 else most
 
 
 def _scan(b: Builder, best: _Best, key: Callable[[Expr], Expr], n: Dim) -> None:
