@@ -125,8 +125,8 @@ def tap(x: Tensor, item: Sequence[Expr], choice: Sequence[Tap]) -> Expr:
 def taps_around(at: Expr, extent: Dim, taps: int, padding: str, align: bool) -> list[Tap]:
     """The pixels around a coordinate of one axis."""
     n = size(extent)
-    # Far outside nothing changes any more; a number too large for an integer would.
-    held = E.maximum(E.minimum(at, E.cast(n, at.dtype) + 8), -8.0)
+    # Far outside nothing changes any more, but a number too large for an integer would; NaN lies outside, too.
+    held = E.maximum(E.minimum(E.where(E.equal(at, at), at, -8.0), E.cast(n, at.dtype) + 8), -8.0)
     base = E.unary("floor", held)
     part = held - base
     first = E.cast(base, I64)
