@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from graphfuse.graph.dims import estimate, product, same_shape
 from graphfuse.graph.dtypes import (
     E2M1,
     E4M3FN,
@@ -28,10 +29,10 @@ from graphfuse.graph.dtypes import (
     is_integer,
 )
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Const, Expr
+from graphfuse.ops.expr import Arg, Call, Const, Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, ints, sample, scalar, special
-from graphfuse.ops.tensor import Tensor, index_map, map_, reduce, reshape
+from graphfuse.ops.tensor import Map, Tensor, index_map, map_, reduce, reshape
 
 SATURATED = (I8, U8, I16, U16)
 # Types narrower than a byte, which conversion does not hold inside their range.
@@ -202,14 +203,43 @@ def dequantize_linear(node: OpNode) -> Tensor:
     return y if target == F32 else map_(lambda v: E.cast(v, target), y)
 
 
+_LARGE = 1 << 17  # elements from which on one thread takes too long
+# Functions that grow with their argument: the largest value is that of the largest argument.
+_GROWING = ("tanh", "sigmoid", "erf", "exp", "relu")
+
+
+def _extremes(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest and the smallest element, of rank 0."""
+    body = x.prim.body if isinstance(x.prim, Map) else None
+    if isinstance(body, Call) and body.fn in _GROWING and isinstance(body.args[0], Arg):
+        inner = _extremes(x.args[body.args[0].position])
+        most, least = (map_(lambda v: Call(body.fn, (v,), body.dtype), y) for y in inner)
+        return most, least
+    source = _again(x)
+    most, least = (reshape(reduce(kind, _by_rows(kind, source), range(x.rank)), ()) for kind in ("max", "min"))
+    return most, least
+
+
+def _by_rows(kind: str, x: Tensor) -> Tensor:
+    """Of a large tensor the extremes of each part along the first axis, which threads can share."""
+    large = x.rank > 1 and estimate(product(x.shape)) >= _LARGE
+    return reduce(kind, x, range(1, x.rank)) if large else x
+
+
+def _again(x: Tensor) -> Tensor:
+    """x computed once more where all that it is made of is smaller: less work than to write and read it."""
+    if not isinstance(x.prim, Map) or any(same_shape(a.shape, x.shape) for a in x.args) or E.cost(x.prim.body) > 2:
+        return x
+    return Tensor(x.shape, x.dtype, Map(x.args, x.prim.body))
+
+
 def dynamic_scale(x: Tensor) -> tuple[Tensor, Tensor]:
     """Scale and zero point (both float32) with which x fills the range of uint8, zero included, as onnxruntime has it.
 
     Formulas from ONNX's DynamicQuantizeLinear; a tensor of zeros has the scale 1.
     """
-    axes = range(x.rank)
-    most = map_(lambda v: E.maximum(v, 0.0), reshape(reduce("max", x, axes), ()))
-    least = map_(lambda v: E.minimum(v, 0.0), reshape(reduce("min", x, axes), ()))
+    largest, smallest = _extremes(x)
+    most, least = map_(lambda v: E.maximum(v, 0.0), largest), map_(lambda v: E.minimum(v, 0.0), smallest)
     scale = map_(lambda a, b: E.where(E.equal(a, b), 1.0, (a - b) / Const(255.0, F32)), most, least)
     # Inside 0..255 but for rounding; what is exactly between two goes to the even one.
     zero = map_(lambda b, s: E.minimum(E.maximum(E.unary("round", -b / s), 0.0), 255.0), least, scale)
@@ -228,6 +258,7 @@ def dynamically_quantized(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         sample(floats(13, 17), outputs=3),
         sample(floats(2, 3, 5, low=1, high=7), outputs=3),
         sample(floats(7, low=-9, high=-2), outputs=3),
+        sample(floats(3, 210, 230, low=-1, high=9), outputs=3),
         sample(np.zeros((3, 2), np.float32), outputs=3),
         sample(np.array([0, 255, 0.5, 1.5, 2.5, 254.5], np.float32), outputs=3),
         sample(scalar(3.0), outputs=3),

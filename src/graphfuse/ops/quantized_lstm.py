@@ -32,6 +32,7 @@ def _samples() -> list[Sample]:
         _sample(4, 1, 8, 33, **both, states=True),
         _sample(4, 2, 8, 18, direction="reverse", peepholes=True, columns=True),
         _sample(4, 1, 5, 16, clip=0.5, dtype=np.uint8),
+        _sample(3, 2, 5, 190, states=True),
         _sample(3, 1, 4, 130, activations=["HardSigmoid", "Softsign", "Relu"]),
         _sample(3, 1, 4, 9, known=False, rejected="known at compile time", symbolic=False),
     ]
