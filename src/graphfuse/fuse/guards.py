@@ -12,7 +12,7 @@ from functools import cache
 
 import sympy
 
-from graphfuse.graph.dims import Dim, Min, add, mul, norm, product, same
+from graphfuse.graph.dims import Dim, Max, Min, add, mul, norm, product, same
 from graphfuse.ops.expr import Load, Var, loads_of
 from graphfuse.ops.runtime_sizes import some
 from graphfuse.ops.tensor import (
@@ -171,7 +171,36 @@ def _surely_at_most(left: Dim, right: Dim) -> bool:
     if isinstance(left, Min) and right in left.args:
         return True
     difference = _may_be_zero(sympy.sympify(right) - left)
-    return bool(difference.is_nonnegative or sympy.expand(difference).is_nonnegative)
+    if difference.is_nonnegative or sympy.expand(difference).is_nonnegative:
+        return True
+    least = _least(difference)
+    return least is not None and bool(least >= 0)
+
+
+def _least(e: sympy.Expr) -> sympy.Expr | None:
+    """A number that an expression over sizes is never below, None where none is seen; each size counts by itself."""
+    if e.is_Rational:
+        return e
+    if e.is_Symbol:
+        return sympy.Integer(0) if e.is_nonnegative else None
+    parts = [_least(a) for a in e.args]
+    found = [p for p in parts if p is not None]
+    if isinstance(e, Max) and found:
+        return max(found)
+    if len(found) < len(parts):
+        return None
+    if isinstance(e, sympy.floor):
+        return sympy.floor(found[0])
+    if isinstance(e, Min):
+        return min(found)
+    if e.is_Add:
+        return sum(found, sympy.Integer(0))
+    if e.is_Mul:
+        # One part may be below 0, next to numbers above.
+        below = [p for p, a in zip(found, e.args, strict=True) if p < 0]
+        numbers = all(a.is_Rational for p, a in zip(found, e.args, strict=True) if p >= 0)
+        return sympy.prod(found) if not below or (len(below) == 1 and numbers and not e.args[0].is_negative) else None
+    return None
 
 
 @cache
