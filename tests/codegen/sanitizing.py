@@ -151,7 +151,7 @@ def run_sanitized(
     done = subprocess.run(
         [str(program), str(threads), str(program.with_name("weights.bin")), *files],
         capture_output=True,
-        env={**os.environ, "ASAN_OPTIONS": "detect_leaks=0", "UBSAN_OPTIONS": "print_stacktrace=1"},
+        env={**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"},
         check=False,
     )
     assert done.returncode == 0, f"status {done.returncode}: {done.stderr.decode(errors='replace')[:4000]}"
