@@ -24,7 +24,7 @@ from ops.test_ops import assert_close
 # What an op's samples may be refused for: the channels of a convolution lie along the lanes of packed weights.
 REFUSALS = {
     "ConvInteger": "number of channels is not known",
-    "QLinearAveragePool": "number of channels is not known",
+    "com.microsoft.QLinearAveragePool": "number of channels is not known",
     "QLinearConv": "number of channels is not known",
 }
 # Where no two oracles agree on NaN and infinities, and why.
