@@ -7,6 +7,7 @@ rule is registered for the one opset that graphs have after import.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import cast
 
@@ -64,7 +65,7 @@ def _replace(op_type: str) -> Callable[[_Rule], _Rule]:
 registry.collect()
 _library = {
     op: registry.get("", op, version=OPSET - 1)
-    for op in ("Slice", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where")
+    for op in ("Slice", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where", "Cast")
 }
 
 
@@ -170,7 +171,7 @@ def _mod(ctx: ShapeInferenceContext, node: ir.Node) -> None:
         return
     ctx.set_shape_and_dtype(out, broadcast_shapes(a.shape, b.shape), a.dtype or b.dtype)
     left, right = known(ctx, node, 0), known_ints(ctx, node, 1)
-    if left is None or right is None or not _flat(out) or len(right) not in (1, len(left)):
+    if not left or not right or not _flat(out) or len(right) not in (1, len(left)):
         return
     pairs = list(zip([expr(x) for x in left], right * (len(left) // len(right)), strict=True))
     if all(r > 0 and x.is_nonnegative for x, r in pairs):
@@ -191,7 +192,7 @@ def _extreme(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     if len(known_operands) != len(operands) or not _flat(node.outputs[0]):
         return
     count = max(len(x) for x in known_operands)
-    if any(len(x) not in (1, count) for x in known_operands):
+    if any(len(x) not in (1, count) for x in known_operands) or count == 0:
         return
     extreme = sympy.Max if node.op_type == "Max" else sympy.Min
     columns = zip(*(x * (count // len(x)) for x in known_operands), strict=True)
@@ -202,13 +203,36 @@ def _extreme(ctx: ShapeInferenceContext, node: ir.Node) -> None:
 @_replace("Sub")
 @_replace("Mul")
 def _arithmetic(ctx: ShapeInferenceContext, node: ir.Node) -> None:
-    """The library keeps elements as a flat list; it means nothing where two ranks meet."""
+    """The library keeps elements as a flat list; it means nothing where two ranks meet, or beyond 64 bits."""
     if all(value is not None and _flat(value) for value in node.inputs):
-        _fall_back(ctx, node)
-        return
+        with contextlib.suppress(OverflowError):
+            _fall_back(ctx, node)
+            return
     a, b = node.inputs[0], node.inputs[1]
     if a is not None and b is not None:
         ctx.set_shape_and_dtype(node.outputs[0], broadcast_shapes(a.shape, b.shape), a.dtype or b.dtype)
+
+
+@_replace("Cast")
+def _cast(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Numbers that the type does not hold wrap around: nothing is told about them then."""
+    with contextlib.suppress(OverflowError):
+        _fall_back(ctx, node)
+        return
+    source, target = node.inputs[0], node.attributes.get_int("to")
+    if source is not None and target is not None:
+        ctx.set_shape_and_dtype(node.outputs[0], source.shape, ir.DataType(target))
+
+
+@registry.register("ai.onnx.ml", "ArrayFeatureExtractor", since_version=1)
+def _array_feature_extractor(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """A list of features is taken for a row, which the library's rule is not told."""
+    x, indices = node.inputs[0], node.inputs[1]
+    if x is None or indices is None or x.shape is None or indices.shape is None:
+        return
+    lead = list(x.shape[:-1]) if len(x.shape) > 1 else [1]
+    count = sympy.Mul(*(expr(d) for d in indices.shape))
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([*lead, to_dim(count)]), x.dtype)
 
 
 def _flat(value: ir.Value) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from graphfuse.graph.dtypes import BOOL, U8
+from graphfuse.graph.dtypes import BOOL, F64, U8, is_float
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
@@ -25,6 +25,9 @@ def mean(x: Tensor, axes: Sequence[int]) -> Tensor:
 
 def log_sum_exp(x: Tensor, axes: Sequence[int]) -> Tensor:
     """log(sum(exp(x))) without overflow; an infinite maximum is not subtracted, it would give NaN."""
+    if not is_float(x.dtype):
+        wide = log_sum_exp(map_(lambda v: E.cast(v, F64), x), axes)
+        return map_(lambda v: E.cast(v, x.dtype), wide)
     top = map_(lambda m: E.where(E.logical("isinf", m), 0, m), reduce("max", x, axes))
     total = reduce("sum", map_(lambda v, m: E.exp(v - m), x, top), axes)
     return map_(lambda s, m: E.log(s) + m, total, top)
@@ -42,9 +45,18 @@ def _extreme(kind: str) -> Fold:
 def _of(kind: str, before: Callable[[Expr], Expr] | None, after: Callable[[Expr], Expr] | None = None) -> Fold:
     def fold(x: Tensor, axes: Sequence[int]) -> Tensor:
         y = reduce(kind, x if before is None else map_(before, x), axes)
-        return y if after is None else map_(after, y)
+        return y if after is None else map_(_in_floats(after), y)
 
     return fold
+
+
+def _in_floats(function: Callable[[Expr], Expr]) -> Callable[[Expr], Expr]:
+    """The function, for integers computed in float64 and cut off."""
+
+    def of(v: Expr) -> Expr:
+        return function(v) if is_float(v.dtype) else E.cast(function(E.cast(v, F64)), v.dtype)
+
+    return of
 
 
 def drop(y: Tensor, axes: Sequence[int], keep: bool) -> Tensor:
@@ -77,6 +89,10 @@ def _integers() -> list[Sample]:
         sample(ints(3, 17), int64(1), constants=[1]),
         sample(ints(3, 17, dtype=np.int64), int64(0), constants=[1], keepdims=0),
     ]
+
+
+def _positive() -> list[Sample]:
+    return [sample(ints(3, 17, low=3, high=90, dtype=dtype), int64(1), constants=[1]) for dtype in (np.int32, np.int64)]
 
 
 def _axes(node: OpNode, x: Tensor) -> tuple[int, ...] | None:
@@ -123,9 +139,9 @@ _reduction("ReduceProd", _of("prod", None), lambda: _samples(*_integers()))
 _reduction("ReduceMax", _extreme("max"), lambda: _samples(*_integers(), sample(bools(3, 5), int64(1), constants=[1])))
 _reduction("ReduceMin", _extreme("min"), lambda: _samples(*_integers(), sample(bools(3, 5), int64(1), constants=[1])))
 _reduction("ReduceL1", _of("sum", lambda x: E.unary("abs", x)), lambda: _samples(*_integers()))
-_reduction("ReduceL2", _of("sum", lambda x: x * x, E.sqrt), _samples)
+_reduction("ReduceL2", _of("sum", lambda x: x * x, E.sqrt), lambda: _samples(*_integers()))
 _reduction("ReduceSumSquare", _of("sum", lambda x: x * x), lambda: _samples(*_integers()))
-_reduction("ReduceLogSum", _of("sum", None, E.log), lambda: _samples(low=0.1))
+_reduction("ReduceLogSum", _of("sum", None, E.log), lambda: _samples(*_positive(), low=0.1))
 _reduction("ReduceLogSumExp", log_sum_exp, lambda: _samples(sample(special(3, 17) * 40, int64(1), constants=[1])))
 
 

@@ -119,9 +119,10 @@ class OpNode:
         return value % rank
 
     def attr(self, name: str, default: Any = None) -> Any:
+        """The attribute's value, else the default; a float is a float32, as ONNX's attributes are."""
         a = self.node.attributes.get(name)
         if a is None:
-            return default
+            return float(np.float32(default)) if isinstance(default, float) else default
         return a.as_string() if a.type == ir.AttributeType.STRING else a.value
 
     def output_shape(self, k: int = 0) -> tuple[Dim, ...]:

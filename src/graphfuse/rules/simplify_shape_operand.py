@@ -215,9 +215,10 @@ _SHAPE_INPUT = {"Reshape": 1, "Expand": 1, "ConstantOfShape": 0}
 def _is_shortest(shape: ir.Value) -> bool:
     """Whether a shape is put together from constants and sizes of the model's inputs and nothing else."""
     node = producer(shape, "Concat")
-    if node is None:
+    parts = [shape] if node is None else node.inputs
+    if node is None and len(elements(shape) or ()) != 1:
         return False
-    makers = [producer(value, "Shape") for value in node.inputs if array(value) is None]
+    makers = [producer(value, "Shape") for value in parts if array(value) is None]
     sources = [maker.inputs[0] if maker is not None else None for maker in makers]
     return all(source is not None and source.is_graph_input() for source in sources)
 
@@ -254,6 +255,9 @@ HITS = (
     """g (float[A, B, C] x) => (float[P, Q, R] y) {
         t = Transpose<perm = [2, 0, 1]>(x) s = Shape(t) y = Reshape(x, s) }""",
     """g (float[N, 4] x) => (float[N, 4] y) { s = Shape(x) z = ConstantOfShape(s) y = Add(x, z) }""",
+    # A single size: the list of one is taken apart again, and that is the end.
+    """g (float[N] x, float[N] z) => (float[N] y) {
+        a = Add(x, z) s = Shape(a) o = ConstantOfShape(s) y = Add(x, o) }""",
 )
 NEAR_MISSES = (
     (
