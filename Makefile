@@ -8,7 +8,7 @@ READY  := $(VENV)/.ready
 BENCH  ?= .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format conformance test-sanitize test-exhaustive bench wheel lock clean
+.PHONY: help setup demo test lint format conformance fuzz test-sanitize test-exhaustive bench wheel lock clean
 
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' Makefile | awk -F': *' '{ printf "  make %-15s %s\n", $$1, $$2 }'
@@ -37,6 +37,10 @@ test: lint  ## lint, then every test
 # ARGS="--only REGEX --failures"; see --help
 conformance: $(READY)  ## ONNX's own test suite through compiled models: totals, and the table in docs/conformance.md
 	@cd tests && $(abspath $(BIN))/python -m conformance $(ARGS)
+
+# ARGS="--models 20000 --seconds 3600 --seed 0 --sanitize"; a failing model is shrunk and kept in build/fuzz
+fuzz: $(READY)  ## random models, compiled in several ways, against onnxruntime and ONNX's evaluator
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 test-sanitize: $(READY)  ## only the tests that run generated C under ASan and UBSan
 	@$(BIN)/python -m pytest -q -m sanitize

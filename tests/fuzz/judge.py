@@ -1,0 +1,162 @@
+"""Whether a result is right: near enough to one reference, or no farther off than rounding explains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from fuzz.graphs import pruned
+from fuzz.oracles import Array, Evaluator, NoAnswer, reference
+from graphfuse.verify.compare import OutputReport, compare
+from graphfuse.verify.reference import run_double
+
+# Relative noise put on every float of the model and on what each node computes: twice float32's rounding.
+NOISE = 2.0**-22
+NOISY_RUNS = 6
+# A result may be so many times as far off as the noise moves the reference.
+NOISE_FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`how`: "right", "reference" (the references differ as much from each other), "rounding" (noise of the size of
+    rounding moves the reference as far), or "wrong"; the report on the output that decided.
+    """
+
+    how: str
+    text: str = ""
+
+
+class Judge:
+    """One model on one set of inputs. Raises NoAnswer where no reference takes it."""
+
+    def __init__(self, model: onnx.ModelProto, inputs: Mapping[str, Array]) -> None:
+        self.model, self.inputs = model, inputs
+        self.names = [y.name for y in model.graph.output]
+        self.wanted = reference(model)(inputs)
+        self._doubted: dict[str, _Output] = {}
+
+    def __call__(self, results: Sequence[Array]) -> Verdict:
+        """The worst verdict on the outputs."""
+        found = [Verdict("right")]
+        for name, y, wanted in zip(self.names, results, self.wanted, strict=True):
+            if compare(name, y, wanted).passed:
+                continue
+            if name not in self._doubted:
+                self._doubted[name] = _Output(name, pruned(self.model, [name]), self.inputs, wanted)
+            found.append(self._doubted[name].judge(y))
+        order = ("right", "rounding", "reference", "wrong")
+        return max(found, key=lambda v: order.index(v.how))
+
+
+@dataclass
+class _Output:
+    """One output that differs from the first reference, with what it needs of the model."""
+
+    name: str
+    model: onnx.ModelProto
+    inputs: Mapping[str, Array]
+    wanted: Array
+
+    def __post_init__(self) -> None:
+        self.inputs = {v.name: self.inputs[v.name] for v in self.model.graph.input}
+
+    @cached_property
+    def second(self) -> Array | None:
+        """The other reference, where there is one."""
+        try:
+            return Evaluator(self.model)(self.inputs)[0]
+        except NoAnswer:
+            return None
+
+    @cached_property
+    def noisy(self) -> list[Array]:
+        """The reference on inputs with noise, in a model with noise behind every node."""
+        try:
+            run = reference(with_noise(self.model))
+            results = [run(shaken(self.inputs, k))[0] for k in range(NOISY_RUNS)]
+        except NoAnswer:
+            return []
+        return [y for y in results if y.shape == self.wanted.shape]
+
+    @cached_property
+    def exact(self) -> Array | None:
+        return (run_double(self.model, self.inputs) or {}).get(self.name)
+
+    def judge(self, y: Array) -> Verdict:
+        report = compare(self.name, y, self.wanted)
+        text = f"{self.name}: {report.reason} at {report.position}: {report.ours!r} instead of {report.expected!r}"
+        if self.second is not None:
+            if compare(self.name, y, self.second).passed:
+                return Verdict("right")
+            between = compare(self.name, self.second, self.wanted)
+            if not between.passed and _explains(between, report):
+                return Verdict("reference", text)
+        if y.shape == self.wanted.shape and y.dtype == self.wanted.dtype:
+            if self.noisy and self._is_rounding(y, report):
+                return Verdict("rounding", text)
+            if compare(self.name, y, self.wanted, double=self.exact).passed:
+                return Verdict("rounding", text)
+        return Verdict("wrong", text)
+
+    def _is_rounding(self, y: Array, report: OutputReport) -> bool:
+        runs = np.stack([r.astype(np.float64) for r in (*self.noisy, self.wanted)])
+        ours, wanted = y.astype(np.float64), runs[-1]
+        with np.errstate(invalid="ignore"):
+            near = np.abs(ours - wanted) <= NOISE_FACTOR * (runs.max(0) - runs.min(0))
+            close = np.abs(ours - wanted) <= report.atol + report.rtol * np.abs(wanted)
+        strange = ~np.isfinite(runs)
+        # NaN or infinity that comes and goes with the noise.
+        fickle = strange.any(0) & ~(strange.all(0) & (np.isnan(runs).all(0) | (runs == wanted).all(0)))
+        same = (ours == wanted) | (np.isnan(ours) & np.isnan(wanted))
+        return bool((same | near | close | fickle).all())
+
+
+def _explains(between: OutputReport, report: OutputReport) -> bool:
+    """Whether the references are as far apart as we are from one of them, or disagree about what is finite or exact."""
+    return between.max_abs * 2 >= report.max_abs or between.reason == report.reason
+
+
+def shaken(inputs: Mapping[str, Array], k: int) -> dict[str, Array]:
+    """The inputs with noise on the floats."""
+    rng = np.random.default_rng(k)
+    return {
+        name: (x * (1 + NOISE * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
+        if x.dtype in (np.float32, np.float64)
+        else x
+        for name, x in inputs.items()
+    }
+
+
+def with_noise(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with noise behind every node of the main graph that makes float32 or float64."""
+    noisy = onnx.ModelProto()
+    noisy.CopyFrom(model)
+    try:
+        known = onnx.shape_inference.infer_shapes(noisy)
+    except Exception as error:  # the library's own classes
+        raise NoAnswer(str(error)) from error
+    floats = {
+        v.name
+        for v in (*known.graph.value_info, *known.graph.output)
+        if v.type.tensor_type.elem_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+    }
+    nodes: list[onnx.NodeProto] = []
+    for node in noisy.graph.node:
+        nodes.append(node)
+        for j, name in enumerate(node.output):
+            if name not in floats or node.op_type in ("Shape", "Constant"):
+                continue
+            node.output[j] = f"{name}.clean"
+            attrs = {"low": 1 - NOISE, "high": 1 + NOISE}
+            nodes.append(helper.make_node("RandomUniformLike", [node.output[j]], [f"{name}.noise"], **attrs))
+            nodes.append(helper.make_node("Mul", [node.output[j], f"{name}.noise"], [name]))
+    copies = [onnx.NodeProto.FromString(n.SerializeToString()) for n in nodes]
+    del noisy.graph.node[:]
+    noisy.graph.node.extend(copies)
+    return noisy
