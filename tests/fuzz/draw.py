@@ -161,7 +161,7 @@ class Drawing:
         """
         first = f"{self.prefix}v{len(self.nodes)}"
         names = [first if k == 0 else f"{first}_{k}" for k in range(count)]
-        self.fixed = self.fixed or "QuantizeLinear" in op  # NaN and infinity have no integer
+        self.fixed = self.fixed or "Linear" in op  # NaN and infinity have no integer
         node = helper.make_node(
             op, list(inputs), names, name=f"{self.prefix}n{len(self.nodes)}", domain=domain, **attrs
         )

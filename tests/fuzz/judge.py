@@ -12,12 +12,14 @@ from onnx import helper
 
 from fuzz.graphs import pruned
 from fuzz.oracles import Array, Evaluator, NoAnswer, reference
-from graphfuse.verify.compare import OutputReport, compare
+from graphfuse.verify.compare import DEFAULT_TOLERANCE, OutputReport, Tolerance, compare
 from graphfuse.verify.reference import run_double
 
 # Relative noise put on every float of the model and on what each node computes: twice float32's rounding.
 NOISE = 2.0**-22
 NOISY_RUNS = 6
+# Relative tolerance by ONNX's number of a type.
+RTOL = {1: DEFAULT_TOLERANCE["float32"], 10: DEFAULT_TOLERANCE["float16"], 16: DEFAULT_TOLERANCE["bfloat16"]}
 # A result may be so many times as far off as the noise moves the reference.
 NOISE_FACTOR = 8.0
 
@@ -65,6 +67,9 @@ class _Output:
 
     def __post_init__(self) -> None:
         self.inputs = {v.name: self.inputs[v.name] for v in self.model.graph.input}
+        # What was computed narrowly before it was widened is no better than that.
+        own = DEFAULT_TOLERANCE.get(self.wanted.dtype.name, 0.0)
+        self.tolerance = Tolerance(max(own, *(RTOL.get(t, 0.0) for t in _element_types(self.model)), 0.0))
 
     @cached_property
     def second(self) -> Array | None:
@@ -89,10 +94,12 @@ class _Output:
         return (run_double(self.model, self.inputs) or {}).get(self.name)
 
     def judge(self, y: Array) -> Verdict:
-        report = compare(self.name, y, self.wanted)
+        report = compare(self.name, y, self.wanted, self.tolerance)
+        if report.passed:
+            return Verdict("right")
         text = f"{self.name}: {report.reason} at {report.position}: {report.ours!r} instead of {report.expected!r}"
         if self.second is not None:
-            if compare(self.name, y, self.second).passed:
+            if compare(self.name, y, self.second, self.tolerance).passed:
                 return Verdict("right")
             between = compare(self.name, self.second, self.wanted)
             if not between.passed and _explains(between, report):
@@ -115,6 +122,12 @@ class _Output:
         fickle = strange.any(0) & ~(strange.all(0) & (np.isnan(runs).all(0) | (runs == wanted).all(0)))
         same = (ours == wanted) | (np.isnan(ours) & np.isnan(wanted))
         return bool((same | near | close | fickle).all())
+
+
+def _element_types(model: onnx.ModelProto) -> set[int]:
+    """The types of inputs, constants and casts."""
+    types = {v.type.tensor_type.elem_type for v in model.graph.input} | {t.data_type for t in model.graph.initializer}
+    return types | {a.i for node in model.graph.node for a in node.attribute if a.name == "to"}
 
 
 def _explains(between: OutputReport, report: OutputReport) -> bool:

@@ -192,8 +192,17 @@ def keeps_condition(node: ir.Node) -> bool:
 
 def runs_to_the_end(node: ir.Node) -> bool:
     """Whether a Loop's trip count alone decides how often it runs."""
-    starts = node.inputs[1] is None or truth(node.inputs[1]) is True
-    return starts and keeps_condition(node)
+    return _starts(node) and keeps_condition(node)
+
+
+def _condition(node: ir.Node) -> ir.Value | None:
+    """The condition that a Loop starts with, where it is given one."""
+    return node.inputs[1] if len(node.inputs) > 1 else None
+
+
+def _starts(node: ir.Node) -> bool:
+    condition = _condition(node)
+    return condition is None or truth(condition) is True
 
 
 def trips(node: ir.Node) -> int | None:
@@ -206,13 +215,13 @@ def trips(node: ir.Node) -> int | None:
                 if isinstance(size, int):
                     return size
         return None
-    if node.inputs[1] is not None and truth(node.inputs[1]) is False:
+    condition = _condition(node)
+    if condition is not None and truth(condition) is False:
         return 0
     most = behind_identities(node.inputs[0])
     known = most is not None and most.const_value is not None and most.const_value.size == 1
     number = max(0, int(most.const_value.numpy().reshape(()))) if known else None  # type: ignore[union-attr]
-    starts = node.inputs[1] is None or truth(node.inputs[1]) is True
-    if starts and truth(body_of(node).outputs[0]) is False:
+    if _starts(node) and truth(body_of(node).outputs[0]) is False:
         return 1 if number is None and node.inputs[0] is None else None if number is None else min(1, number)
     return number if number == 0 or runs_to_the_end(node) else None
 

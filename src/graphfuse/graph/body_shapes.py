@@ -104,7 +104,7 @@ def _loop(ctx: ShapeInferenceContext, node: ir.Node) -> None:
 
 def _trips(ctx: ShapeInferenceContext, node: ir.Node, old: SymDim | None) -> SymDim:
     """How often a Loop runs: its trip count where nothing else ends it."""
-    if node.inputs[1] is not None and truth(node.inputs[1]) is False:
+    if len(node.inputs) > 1 and node.inputs[1] is not None and truth(node.inputs[1]) is False:
         return 0
     counts = known(ctx, node, 0)
     if counts is None or len(counts) != 1 or not runs_to_the_end(node):
