@@ -20,6 +20,6 @@ FOUND = {
     "extremes_of_no_elements": """g () => (int64[0] y, int64[0] z) {
         e = Constant<value = int64[0] {}>() k = Constant<value = int64[1] {3}>() y = Max(e, k) z = Mod(e, e) }""",
     "loop_without_states": """g (float[3] x) => (float[4, 3] y) {
-        n = Constant<value = int64 {4}>()
-        y = Loop<body = b (int64 i, bool c) => (bool d, float[3] z) { d = Identity(c) z = Neg(x) }>(n) }""",
+        n = Constant<value = int64 {4}>() t = Constant<value = bool {1}>()
+        y = Loop<body = b (int64 i, bool c) => (bool d, float[3] z) { d = Identity(c) z = Neg(x) }>(n, t) }""",
 }
