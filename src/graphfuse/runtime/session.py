@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,8 @@ from graphfuse.artifact.dims import symbols_of
 from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
-from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, address_of, aligned_empty, aligned_zeros
+from graphfuse.runtime.context import CallPlan, Context, Measured
+from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, aligned_empty
 from graphfuse.target import physical_cores
 
 Array = np.ndarray[Any, Any]
@@ -39,64 +39,11 @@ class NodeArg:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """What one combination of input shapes leads to; outputs: (shape, dtype, bytes) of each.
-
-    An output whose sizes are measured has 0 bytes, and its memory is the arena's: see `_Context.measured`.
-    """
-
-    dims: ctypes.Array[ctypes.c_int64]
-    dims_address: int
-    arena_bytes: int
-    outputs: tuple[tuple[Shape, np.dtype[Any], int], ...]
-
-
-class _Context:
-    """What one running call needs for itself: the arguments of model_call, and an arena, which only grows."""
-
-    def __init__(self, ports: int, library: Library) -> None:
-        self.arguments = (ctypes.c_void_p * (ports + 4))()
-        self.address = ctypes.addressof(self.arguments)
-        self.plan: _Plan | None = None
-        self._ports = ports
-        self._release = library.model_release
-        self._arena_bytes = -1
-        self._arena_address = 0
-
-    def __del__(self) -> None:
-        if self._arena_address:
-            self._release(self._arena_address)
-
-    def adopt(self, plan: _Plan, weights: Weights, pool: Pool) -> None:
-        """Makes it ready for calls of a plan. Raises InputError when there is not enough memory."""
-        if self._arena_bytes < plan.arena_bytes:
-            self._reserve(plan.arena_bytes)
-        self.arguments[self._ports :] = [weights.address, plan.dims_address, self._arena_address, pool.address]
-        self.plan = plan
-
-    def _reserve(self, nbytes: int) -> None:
-        """Makes the arena at least so large. Raises InputError when there is not so much memory."""
-        self.plan = None
-        self._arena_bytes = -1
-        if self._arena_address:
-            self._release(self._arena_address)
-        self._arena_address = 0
-        self._arena: Array | None = None  # freed before the larger one is taken
-        try:
-            self._arena = aligned_zeros(nbytes)
-        except MemoryError as error:
-            what = f"inputs of these sizes need {nbytes} bytes of working memory, which there are not"
-            raise InputError(what, remedy="use smaller inputs or fewer threads") from error
-        self._arena_address = address_of(self._arena)
-        self._arena_bytes = nbytes
-
-
-@dataclass(frozen=True)
 class _State:
     """What changes together when the number of threads does; a call works with the one it started with."""
 
     pool: Pool
-    plans: dict[tuple[Shape, ...], _Plan]
+    plans: dict[tuple[Shape, ...], CallPlan]
 
 
 class Session:
@@ -122,9 +69,11 @@ class Session:
         self._output_names = [tensor.name for tensor in self.manifest.outputs]
         self._ports = len(self._input_names) + len(self._output_names)
         # The outputs whose sizes are known only behind a run, by number.
-        self._measured = {k for k, tensor in enumerate(self.manifest.outputs) if _is_measured(tensor, self.manifest)}
+        self._measured = {
+            k: tensor.name for k, tensor in enumerate(self.manifest.outputs) if _is_measured(tensor, self.manifest)
+        }
         self._model_call = self._library.model_call
-        self._free: list[_Context] = []
+        self._free: list[Context] = []
         self._state = self._new_state(physical_cores() if threads is None else threads)
 
     def __call__(self, *inputs: Any, **named: Any) -> Any:
@@ -219,7 +168,7 @@ class Session:
         try:
             context = self._free.pop()
         except IndexError:
-            context = _Context(self._ports, self._library)
+            context = Context(self._ports, self._library)
         arguments, dtypes = context.arguments, self._input_dtypes
         shapes: tuple[Shape, ...] = ()
         copies: list[Array] = []
@@ -250,27 +199,19 @@ class Session:
             raise self._guard_error(status)
         return outputs
 
-    def _run_measured(self, context: _Context, plan: _Plan) -> list[Array]:
-        """The rest of a call where sizes of outputs are known only behind it; those are copied out of the arena."""
-        inputs, manifest = len(self._input_names), self.manifest
-        dims = type(plan.dims).from_buffer_copy(plan.dims)
-        shown = (ctypes.c_void_p * len(plan.outputs))()  # where measured outputs are
-        outputs: list[Array] = []
-        for k, (shape, dtype, nbytes) in enumerate(plan.outputs):
-            measured = k in self._measured
-            outputs.append(np.empty(0, dtype) if measured else aligned_empty(shape, dtype, nbytes))
-            pointer = ctypes.addressof(shown) + k * ctypes.sizeof(ctypes.c_void_p)
-            context.arguments[inputs + k] = pointer if measured else id(outputs[k]) + ELEMENTS
-        context.arguments[self._ports + 1] = ctypes.addressof(dims)
+    def _run_measured(self, context: Context, plan: CallPlan) -> list[Array]:
+        """The rest of a call where sizes of outputs are known only behind it."""
+        measured = context.measured
+        if measured is None:
+            ranks = [len(tensor.shape) for tensor in self.manifest.outputs]
+            measured = context.measured = Measured(context, plan, self._library, self._measured, ranks)
+        arrays = measured.given(plan)
         status = self._model_call(context.address)
-        context.plan = None  # its dims are gone
-        if status == 0:
-            for k, shape in enumerate(self._output_shapes(ctypes.addressof(dims))):
-                if k in self._measured:
-                    outputs[k] = _copied(shown[k], shape, self._output_dtypes[k], manifest.outputs[k].name)
-        self._free.append(context)
         if status:
+            self._free.append(context)
             raise self._guard_error(status)
+        outputs = measured.found(arrays, plan)
+        self._free.append(context)
         return outputs
 
     def _output_shapes(self, dims: int) -> list[Shape]:
@@ -304,7 +245,7 @@ class Session:
         what = f"this is a {type(value).__name__}, expected a NumPy array"
         raise InputError(what, where=f"input {self._input_names[index]!r}")
 
-    def _plan(self, state: _State, shapes: tuple[Shape, ...]) -> _Plan:
+    def _plan(self, state: _State, shapes: tuple[Shape, ...]) -> CallPlan:
         """The plan for input shapes, made when they are new."""
         plan = state.plans.get(shapes)
         if plan is None:
@@ -314,7 +255,7 @@ class Session:
             state.plans[shapes] = plan
         return plan
 
-    def _new_plan(self, given: tuple[Shape, ...], threads: int) -> _Plan:
+    def _new_plan(self, given: tuple[Shape, ...], threads: int) -> CallPlan:
         manifest = self.manifest
         values = bind_symbols(manifest.inputs, given, manifest.symbols)
         known = [values[symbol] for symbol in manifest.symbols]
@@ -328,7 +269,7 @@ class Session:
                 chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
                 raise InputError(f"no output {tensor.name!r} exists for inputs of these sizes", why=chosen)
             outputs.append((shape, dtype, int(np.prod(shape, dtype=np.int64)) * dtype.itemsize))
-        return _Plan(dims, address, arena_bytes, tuple(outputs))
+        return CallPlan(dims, address, arena_bytes, tuple(outputs))
 
     def _in_order(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
         names = self._input_names
@@ -384,7 +325,7 @@ class Binding:
             if array is not value:
                 raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
         plan = session._plan(state, tuple([array.shape for array in arrays]))
-        context = _Context(session._ports, session._library)
+        context = Context(session._ports, session._library)
         context.adopt(plan, weights, state.pool)
         self.inputs: dict[str, Array] = dict(zip(session._input_names, arrays, strict=True))
         self.outputs: dict[str, Array] = {}
@@ -420,18 +361,6 @@ def dtype_of(name: str) -> np.dtype[Any]:
 def _is_measured(tensor: Tensor, manifest: Manifest) -> bool:
     names = {*manifest.measured}
     return any(isinstance(dim, str) and names & {*symbols_of(dim)} for dim in tensor.shape)
-
-
-def _copied(address: int | None, shape: Shape, dtype: np.dtype[Any], name: str) -> Array:
-    """The array of that shape at an address, as one of its own. Raises InputError where it does not fit in memory."""
-    count = math.prod(shape)
-    try:
-        array = np.empty(shape, dtype)
-    except (MemoryError, ValueError) as error:
-        raise InputError(f"there is no memory for a result of shape {shape}", where=f"output {name!r}") from error
-    if count and address:
-        ctypes.memmove(array.ctypes.data, address, count * dtype.itemsize)
-    return array
 
 
 def _check_output(name: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -> None:
