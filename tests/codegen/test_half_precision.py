@@ -13,8 +13,10 @@ from onnx import numpy_helper
 
 from codegen.building import Runner, build, emitted, imported, parse
 from fuse.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
+from graphfuse.compiler import compile_model
 from graphfuse.fuse.program import lower_graph
 from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.options import CompileOptions
 from ops.cases import inferred
 from ops.running import interpret
 
@@ -176,3 +178,30 @@ def test_random_graphs(name: str, symbolic: bool) -> None:
             largest = max(1.0, float(np.abs(w).max(initial=0)))
             close = np.abs(a.astype(np.float32) - w) <= 4 * digit * largest
             assert (close | (np.abs(w) > 6e4)).all(), f"graph {seed}"
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_folded_weights_keep_their_digits(name: str, tmp_path: Path) -> None:
+    """A batch norm folded into a convolution rounds the result alone, not the weights."""
+    kind = HALVES[name]
+    rng = np.random.default_rng(5)
+    text = """g ({t}[1, 64, 5, 5] x) => ({t}[1, 8, 5, 5] y) {{
+        c = Conv(x, w)
+        y = BatchNormalization(c, scale, shift, mean, variance)
+    }}"""
+    model = parse(text.format(t=name))
+    model.opset_import[0].version = 22
+    weights = {"w": rng.normal(size=(8, 64, 1, 1)), "scale": rng.uniform(0.5, 2, 8), "shift": rng.normal(size=8)}
+    weights |= {"mean": rng.normal(size=8), "variance": rng.uniform(0.5, 2, 8)}
+    weights = {key: value.astype(kind) for key, value in weights.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(value, key) for key, value in weights.items())
+    onnx.save(model, tmp_path / "model.onnx")
+    compiled = compile_model(tmp_path / "model.onnx", tmp_path / "model.gf", CompileOptions(verify=False))
+    x = rng.normal(size=(1, 64, 5, 5)).astype(kind)
+    w, scale, shift, mean, variance = (value.astype(np.float64) for value in weights.values())
+    sums = np.einsum("ncyx,oc->noyx", x.astype(np.float64), w[:, :, 0, 0])
+    channel = (slice(None), None, None)
+    want = (sums - mean[channel]) / np.sqrt(variance[channel] + 1e-5) * scale[channel] + shift[channel]
+    got = compiled.session()(x).astype(np.float64)
+    half_a_digit = float(ml_dtypes.finfo(kind).eps) / 2
+    assert (np.abs(got - want) <= 1.01 * half_a_digit * np.abs(want) + 1e-4).all()

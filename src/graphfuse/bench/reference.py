@@ -13,7 +13,7 @@ from onnx.reference.op_run import OpRun
 
 from graphfuse.bench.peers import Ready, Subject
 from graphfuse.errors import InputError, one_line
-from graphfuse.verify.reference import Reference, to_double
+from graphfuse.verify.reference import Reference, doubled_inputs, to_double
 from graphfuse.verify.reference_ops import FAST_OPS
 
 Array = np.ndarray[Any, Any]
@@ -40,9 +40,7 @@ def prepare(subject: Subject) -> Ready:
     Raises InputError when neither can.
     """
     doubled = to_double(onnx.load(subject.model))
-    feeds = {
-        key: value.astype(np.float64) if value.dtype == np.float32 else value for key, value in subject.inputs.items()
-    }
+    feeds = doubled_inputs(subject.inputs)
     try:
         found, how = Reference(doubled).run(feeds), "float64 onnxruntime"
     except InputError:

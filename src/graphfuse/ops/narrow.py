@@ -22,6 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.graph.dtypes import F32, NARROW, DType
+from graphfuse.graph.exact import EXACT_KEY, exact
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Arg, Call, Expr
 from graphfuse.ops.tensor import Map, Tensor, constant, map_
@@ -91,9 +92,19 @@ def _widened(x: Tensor | None, dtype: DType | None, exact: bool) -> Tensor | Non
     return x.wide
 
 
+def single(value: ir.Value) -> np.ndarray | None:
+    """A constant of a narrow type in float32, with the digits that it was folded with; None for no constant."""
+    if EXACT_KEY in value.meta:
+        known = exact(value)
+    else:
+        tensor = ir.convenience.get_const_tensor(value)
+        known = None if tensor is None else tensor.numpy()
+    return None if known is None else known.astype(np.float32)
+
+
 def _widened_constant(x: Tensor) -> Tensor | None:
-    known = None if x.prim is not None or x.value is None else ir.convenience.get_const_tensor(x.value)
-    return None if known is None or x.value is None else constant(known.numpy().astype(np.float32), x.value.name or "")
+    known = None if x.prim is not None or x.value is None else single(x.value)
+    return None if known is None or x.value is None else constant(known, x.value.name or "")
 
 
 def _narrow(x: Tensor | None, dtype: DType | None) -> Tensor | None:

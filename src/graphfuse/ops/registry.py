@@ -72,7 +72,7 @@ class OpNode:
         if tensor is None:
             return None
         wide = tensor.dtype in NARROW and narrow.computes(self.node)
-        return tensor.numpy().astype(np.float32) if wide else tensor.numpy()
+        return narrow.single(value) if wide else tensor.numpy()
 
     def required_constant(self, k: int, what: str) -> np.ndarray:
         value = self.constant(k)

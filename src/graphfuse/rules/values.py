@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from graphfuse.graph import exact as digits
 from graphfuse.graph.dims import Dim, dim, same, same_shape
+from graphfuse.graph.dtypes import NARROW
 
 Array = npt.NDArray[Any]
-# Folded weights are kept in float64 beside their rounded form, so that folding twice rounds once.
-_EXACT_KEY = "graphfuse.float64"
 
 
 def array(value: ir.Value | None) -> Array | None:
@@ -40,23 +39,9 @@ def is_scalar(value: ir.Value | None, expected: float, tolerance: float = 1e-6) 
 
 def exact(value: ir.Value) -> Array:
     """A constant's elements in float64, as they were before they were last rounded."""
-    kept = value.meta.get(_EXACT_KEY)
-    if isinstance(kept, _Scaled):
-        return kept.elements()
-    elements = kept if kept is not None else array(value)
+    elements = digits.exact(value)
     assert elements is not None
-    return np.asarray(elements, dtype=np.float64)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scaled:
-    """Weights times factors that are broadcast against them: exact without a second copy of the weights."""
-
-    base: Array
-    factor: Array
-
-    def elements(self) -> Array:
-        return self.base * self.factor
+    return elements
 
 
 def constant(op: Any, elements: Array, like: ir.Value, name: str) -> ir.Value:
@@ -65,23 +50,23 @@ def constant(op: Any, elements: Array, like: ir.Value, name: str) -> ir.Value:
     tensor = ir.tensor(elements.astype(like.dtype.numpy()), dtype=like.dtype, name=name)
     value: ir.Value = op.initializer(tensor, name=name)
     if elements.dtype == np.float64 and like.dtype != ir.DataType.DOUBLE:
-        value.meta[_EXACT_KEY] = elements
+        value.meta[digits.EXACT_KEY] = elements
     return value
 
 
 def scaled(op: Any, value: ir.Value, factor: Array, name: str) -> ir.Value:
     """A new constant, the elements of `value` times a float64 factor, rounded once however often it is scaled."""
-    kept = value.meta.get(_EXACT_KEY)
-    if isinstance(kept, _Scaled):
-        kept = _Scaled(kept.base, kept.factor * factor)
+    kept = value.meta.get(digits.EXACT_KEY)
+    if isinstance(kept, digits.Scaled):
+        kept = digits.Scaled(kept.base, kept.factor * factor)
     else:
         elements = kept if kept is not None else array(value)
         assert elements is not None
-        kept = _Scaled(elements, factor)
+        kept = digits.Scaled(elements, factor)
     assert value.dtype is not None
     tensor = ir.tensor(kept.elements().astype(value.dtype.numpy()), dtype=value.dtype, name=name)
     result: ir.Value = op.initializer(tensor, name=name)
-    result.meta[_EXACT_KEY] = kept
+    result.meta[digits.EXACT_KEY] = kept
     return result
 
 
@@ -109,9 +94,12 @@ def ints(op: Any, elements: Sequence[int], name: str) -> ir.Value:
 
 
 def drop_exact(model: ir.Model) -> None:
-    """Forget the float64 forms; nothing is folded after this."""
+    """Forget the float64 forms; nothing is folded after this. Half precision, computed in float32, keeps that."""
     for value in model.graph.initializers.values():
-        value.meta.pop(_EXACT_KEY, None)
+        if value.dtype in NARROW and digits.EXACT_KEY in value.meta:
+            value.meta[digits.EXACT_KEY] = exact(value).astype(np.float32)
+        else:
+            value.meta.pop(digits.EXACT_KEY, None)
 
 
 def is_floating(value: ir.Value | None) -> bool:

@@ -19,6 +19,7 @@ from graphfuse.verify.reference_ops import FAST_OPS
 
 Array = np.ndarray[Any, Any]
 FLOAT, DOUBLE = onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE
+_DOUBLED = (FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 
 # What the slow Python evaluator is trusted with: it takes a few seconds for models of this size.
 _MOST_NODES, _MOST_PARAMETERS, _MOST_INPUTS = 600, 20_000_000, 500_000
@@ -119,12 +120,11 @@ def intermediate_values(model: onnx.ModelProto, names: Sequence[str], inputs: Ma
 
 
 def run_double(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str, Array] | None:
-    """All outputs of the model computed in float64 instead of float32, or None where no reference can do that.
+    """All outputs of the model computed in float64 instead of narrower floats, or None where no reference can do that.
 
     onnxruntime is tried first; small models whose ops it lacks in float64 go to onnx's reference evaluator.
     """
-    doubled = to_double(model)
-    feeds = {name: value.astype(np.float64) if value.dtype == np.float32 else value for name, value in inputs.items()}
+    doubled, feeds = to_double(model), doubled_inputs(inputs)
     try:
         return Reference(doubled).run(feeds)
     except InputError:
@@ -141,13 +141,21 @@ def run_double(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> dict[str,
     return dict(zip(names, values, strict=True))
 
 
+def doubled_inputs(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs for `to_double`'s model."""
+    floats = [helper.tensor_dtype_to_np_dtype(kind) for kind in _DOUBLED]
+    return {name: value.astype(np.float64) if value.dtype in floats else value for name, value in inputs.items()}
+
+
 def to_double(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with float64 wherever it says float32: types, constants, casts, in all its graphs and functions."""
+    """The model with float64 wherever it says float32, float16 or bfloat16: types, constants, casts, in all its graphs
+    and functions.
+    """
     doubled = onnx.ModelProto()
     doubled.CopyFrom(model)
     for graph in every_graph(doubled.graph):
         for value in (*graph.input, *graph.output, *graph.value_info):
-            if value.type.tensor_type.elem_type == FLOAT:
+            if value.type.tensor_type.elem_type in _DOUBLED:
                 value.type.tensor_type.elem_type = DOUBLE
         for tensor in graph.initializer:
             _double_tensor(tensor)
@@ -169,7 +177,7 @@ def every_graph(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 
 
 def _double_tensor(tensor: onnx.TensorProto) -> None:
-    if tensor.data_type == FLOAT:
+    if tensor.data_type in _DOUBLED:
         array = numpy_helper.to_array(tensor).astype(np.float64)
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
@@ -181,7 +189,7 @@ def _double_node(node: onnx.NodeProto) -> None:
     for attribute in node.attribute:
         if attribute.type == onnx.AttributeProto.TENSOR:
             _double_tensor(attribute.t)
-        if attribute.name in ("to", "dtype", "output_dtype", "stash_type") and attribute.i == FLOAT:
+        if attribute.name in ("to", "dtype", "output_dtype", "stash_type") and attribute.i in _DOUBLED:
             attribute.i = DOUBLE
     # A Constant may also be spelled as a plain float, which always means float32.
     if node.op_type == "Constant" and names & {"value_float", "value_floats"}:
