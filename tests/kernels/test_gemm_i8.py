@@ -13,12 +13,13 @@ import pytest
 import sympy
 
 from graphfuse.graph.dtypes import I8, I32, U8
+from graphfuse.kernels import dot
 from graphfuse.kernels.gemm_i8 import KERNEL
 from graphfuse.runtime.preamble import preamble
 from graphfuse.target import missing_here, target_for
 from graphfuse.toolchain.compiler import find_compiler
 
-from . import cases
+from . import cases, harness
 from .cases import window
 from .harness import (
     BIAS_RELU,
@@ -148,3 +149,21 @@ def test_compiles_for_arm(cpu: str, instruction: str, tmp_path: Path) -> None:
     assert "k.c:" not in done.stderr, done.stderr[:4000]  # no warnings
     used = set(re.findall(r"\b(u?sdot)\b", (tmp_path / "k.s").read_text()))
     assert used == ({instruction} if instruction else set())
+
+
+NARROWEST = Configuration("x86_64", "zig")
+
+
+@pytest.mark.skipif(bool(missing_here(NARROWEST.target)), reason="x86-64 only")
+def test_with_plain_c(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+    """What a machine without any of the instructions runs."""
+    undefined = "#undef __SSE2__\n#undef __SSE4_1__\n"
+    monkeypatch.setattr(harness, "preamble", lambda lanes, amalgamated: undefined + preamble(lanes, amalgamated))
+    check_all(CASES, KERNEL, NARROWEST, subtests)
+
+
+@pytest.mark.skipif(bool(missing_here(NARROWEST.target)), reason="x86-64 only")
+def test_where_the_first_operand_is_signed(monkeypatch: pytest.MonkeyPatch, subtests: pytest.Subtests) -> None:
+    """The form that AArch64 has, with the instructions at hand."""
+    monkeypatch.setattr(dot, "takes_signed", lambda target: True)
+    check_all(CASES, KERNEL, NARROWEST, subtests)
