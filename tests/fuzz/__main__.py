@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import subprocess
 import sys
 import time
 import warnings
@@ -29,9 +30,26 @@ BUILDS = (
 MOST_SHRUNK = 20
 
 
-def build_of(seed: int) -> Build:
+SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+
+
+def build_of(seed: int, sanitize: bool = False) -> Build:
     """How the batch of a seed is compiled."""
-    return BUILDS[seed // BATCH % len(BUILDS)]
+    build = BUILDS[seed // BATCH % len(BUILDS)]
+    return Build(build.cpu, SANITIZED) if sanitize else build
+
+
+def under_the_sanitizer() -> None:
+    """Start again with the address sanitizer loaded ahead of everything: a library that is loaded needs it there."""
+    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+        return
+    # The references throw C++ exceptions, which the sanitizer asks to see the maker of.
+    names = ("libasan.so", "libstdc++.so")
+    found = [
+        subprocess.run(["gcc", f"-print-file-name={n}"], capture_output=True, text=True).stdout.strip() for n in names
+    ]
+    environment = {**os.environ, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
+    os.execve(sys.executable, [sys.executable, "-m", "fuzz", *sys.argv[1:]], environment)
 
 
 def main() -> int:
@@ -44,6 +62,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, default=Path("build/fuzz"), help="where failing models are written")
     parser.add_argument("--no-shrink", action="store_true", help="only report")
     chosen = parser.parse_args()
+    if chosen.sanitize:
+        under_the_sanitizer()
     started = time.monotonic()
     tally, done = campaign(chosen.seed, chosen.models, chosen.jobs, chosen.seconds, chosen.sanitize)
     report(tally, done, time.monotonic() - started)
@@ -86,7 +106,7 @@ def campaign(first: int, models: int, jobs: int, seconds: float, sanitize: bool)
 
 def _batch(seeds: range, sanitize: bool, sender: Connection) -> None:
     warnings.simplefilter("ignore")
-    sender.send(check_batch([draw(seed) for seed in seeds], build_of(seeds[0])))
+    sender.send(check_batch([draw(seed) for seed in seeds], build_of(seeds[0], sanitize)))
 
 
 def report(tally: Tally, done: int, seconds: float) -> None:
