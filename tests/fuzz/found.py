@@ -22,4 +22,6 @@ FOUND = {
     "loop_without_states": """g (float[3] x) => (float[4, 3] y) {
         n = Constant<value = int64 {4}>() t = Constant<value = bool {1}>()
         y = Loop<body = b (int64 i, bool c) => (bool d, float[3] z) { d = Identity(c) z = Neg(x) }>(n, t) }""",
+    "no_elements_in_a_shape_known_at_run_time": """g (int64[2] s, float[1] x) => (float[A, B] y) {
+        i = Constant<value = int64[0, 1] {}>() a = Gather(x, i) y = Reshape(a, s) }""",
 }

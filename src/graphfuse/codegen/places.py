@@ -101,6 +101,8 @@ class Places:
             return variable
         if buffer.kind == "arena" and buffer.is_measured:
             return "(char *)NULL"  # no call names it: it has no elements
+        if buffer.kind == "arena" and buffer.elements == 0 and buffer not in self.plan.arena.offsets:
+            return "(char *)arena"  # nothing is there, so nothing was placed
         if buffer.kind == "arena":
             return self._in_arena(buffer)
         if buffer.kind == "weight":
