@@ -58,6 +58,14 @@ MODELS: dict[str, tuple[str, list[Feeds]]] = {
             for a, b in ((0, 20), (3, 4), (-5, 900), (7, 2))
         ],
     ),
+    "a quotient of a size that may be 0": (
+        """g (float[N, M] x) => (float[K, 2] y, float[A, B] z) { none = Constant<value = float {0}>()
+            b = Greater(x, none) at = NonZero(b) t = Transpose(at) y = Cast<to = 1>(t)
+            shape = Shape(y) p = Constant<value = int64[1] {0}>() q = Constant<value = int64[1] {1}>()
+            k = Gather(shape, p) s = Shape(x) n = ReduceProd<keepdims = 1>(s, p) m = Max(k, q) d = Div(n, m)
+            f = Concat<axis = 0>(k, d) e = Constant<value = float[1] {1}>() z = Expand(e, f) }""",
+        [{"x": x} for x in (floats(3, 4), -np.abs(floats(3, 4)), np.abs(floats(3, 4)), floats(1, 1))],
+    ),
     "nothing whatever the data": (
         """g (float[N, 4] x) => (float[Z, 4] y, float[N, 4] z) { none = Constant<value = int64[1] {0}>()
             y = Slice(x, none, none) z = Relu(x) }""",

@@ -115,8 +115,9 @@ GF_DTYPES(GF_CASTS_BOOL)
 GF_INLINE gf_mask gf_cast_bool_bool(gf_mask m) { return m; }
 
 /* ---- scalar index maths; the divisor is positive ---- */
-GF_INLINE int64_t gf_floordiv(int64_t a, int64_t b) { return a / b - (a % b < 0); }
-GF_INLINE int64_t gf_floormod(int64_t a, int64_t b) { return a % b + (a % b < 0 ? b : 0); }
+/* sizes: a size of 0 that data comes to divides to 0, nothing is computed with the quotient then */
+GF_INLINE int64_t gf_floordiv(int64_t a, int64_t b) { return b == 0 ? 0 : a / b - (a % b < 0); }
+GF_INLINE int64_t gf_floormod(int64_t a, int64_t b) { return b == 0 ? 0 : a % b + (a % b < 0 ? b : 0); }
 GF_INLINE int64_t gf_min64(int64_t a, int64_t b) { return a < b ? a : b; }
 GF_INLINE int64_t gf_max64(int64_t a, int64_t b) { return a > b ? a : b; }
 /* an index from data: as it is where it lies inside an axis of n elements */
