@@ -80,7 +80,8 @@ def joined(modules: Sequence[Module]) -> str:
     for module in modules:
         kernels.update(module.kernels)
     entries = [_FACE.sub(rf"model_\1_{k}", module.entry) for k, module in enumerate(modules)]
-    return "\n".join([modules[0].amalgamated_preamble, *kernels.values(), max((m.pool for m in modules), key=len), *entries])
+    pool = max((m.pool for m in modules), key=len)  # that of a model with measured sizes holds more
+    return "\n".join([modules[0].amalgamated_preamble, *kernels.values(), pool, *entries])
 
 
 @cache

@@ -19,9 +19,9 @@ from graphfuse.codegen.module import assemble
 from graphfuse.compiler import Job, run_stages
 from graphfuse.graph.dims import assuming, estimate, evaluate
 from graphfuse.options import CompileOptions
+from graphfuse.plan.calls import Plan, lifetimes
 from graphfuse.plan.in_place import take_places
 from graphfuse.plan.memory import live
-from graphfuse.plan.calls import lifetimes, Plan
 from graphfuse.plan.view import View
 from graphfuse.runtime.preamble import pool_source, preamble, slots_source
 from ops.cases import inferred

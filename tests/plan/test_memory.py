@@ -13,8 +13,8 @@ from codegen.building import emitted
 from fuse.graphs import draw_graph
 from graphfuse.graph.dims import Dim, dim, evaluate
 from graphfuse.graph.dtypes import F32
-from graphfuse.plan.memory import ALIGNMENT, Arena, Lifetime, lay_out
 from graphfuse.plan.calls import Plan
+from graphfuse.plan.memory import ALIGNMENT, Arena, Lifetime, lay_out
 from graphfuse.plan.view import Buffer, View
 from ops.cases import inferred
 

@@ -20,8 +20,8 @@ from graphfuse.compiler import Job, run_stages
 from graphfuse.graph.dims import assuming, evaluate
 from graphfuse.kernels import CONTRACTION_KERNELS, rows
 from graphfuse.options import CompileOptions
+from graphfuse.plan.calls import Plan, lifetimes
 from graphfuse.plan.memory import lay_out
-from graphfuse.plan.calls import lifetimes, Plan
 from graphfuse.plan.planner import plan
 from graphfuse.plan.strips import LONGEST, join, links
 from graphfuse.runtime.preamble import pool_source, preamble, slots_source
