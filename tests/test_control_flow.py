@@ -196,6 +196,20 @@ def test_control_flow_stays_inside_its_memory(tmp_path: Path, name: str) -> None
                 np.testing.assert_allclose(ours.reshape(theirs.shape), theirs, rtol=TOLERANCE, atol=TOLERANCE)
 
 
+def test_each_iteration_draws_other_random_numbers(tmp_path: Path) -> None:
+    proto = parse(
+        f"""g (int64 n, bool c, float[A, B] x) => (float[A, B] y, float[T, A, B] z) {{
+            y, z = Loop(n, c, x) <body = b {LOOP}, float[R, S] s) {{
+                q = Identity(p) s = RandomUniformLike(a) r = Add(a, s) }}> }}"""
+    )
+    session = compiled(proto, tmp_path).session(threads=2)
+    y, z = session.run(None, counts(50)[0])
+    assert len(np.unique(z)) > 0.98 * z.size
+    np.testing.assert_allclose(y, X + z.sum(0), rtol=1e-5)
+    session.set_threads(1)
+    assert session.run(None, counts(50)[0])[1].tobytes() == z.tobytes()
+
+
 def test_an_if_that_squeezes_is_checked_at_run_time(tmp_path: Path) -> None:
     """The ranks of its branches differ: only the squeeze is compiled, for sizes that it fits."""
     proto = parse("""g (float[N, K, 3] x) => (float[N, 3] y) {

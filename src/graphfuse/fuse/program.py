@@ -43,6 +43,7 @@ class Program:
     strict: bool = False  # narrow floats are rounded behind every node
     measures: Measures = field(default_factory=Measures)
     around: Program | None = None  # the program that this one is a body of
+    rounds: tuple[Dim, ...] = ()  # the numbers of the iterations of the loops that it is a body of
     captured: dict[Tensor, Tensor] = field(default_factory=dict)  # tensors of `around` -> the leaves that they are here
     level: dict[Tensor, int] = field(default_factory=dict)  # see `_find_levels`
     sizes: dict[Tensor, list[str]] = field(default_factory=dict)  # names of the measured sizes that a tensor needs
@@ -119,9 +120,15 @@ class _Scope:
     node: ir.Node
     unsupported: list[Unsupported]
 
-    def body(self, graph: ir.Graph, inputs: Sequence[Tensor]) -> Body:
+    @property
+    def rounds(self) -> tuple[Dim, ...]:
+        return self.program.rounds
+
+    def body(self, graph: ir.Graph, inputs: Sequence[Tensor], number: Dim | None = None) -> Body:
         outer = self.program
-        program = Program(graph, strict=outer.strict, measures=outer.measures.of_body(), around=outer)
+        rounds = outer.rounds if number is None else (*outer.rounds, number)
+        measures = outer.measures.of_body()
+        program = Program(graph, strict=outer.strict, measures=measures, around=outer, rounds=rounds)
         for value, tensor in zip(graph.inputs, inputs, strict=True):
             program.of_value[value] = tensor
         found: list[Unsupported] = []

@@ -275,7 +275,7 @@ def _iteration(
     ]
     begun = [_begun(node, value, x) for value, x in zip(graph.inputs[lead:], initials, strict=False)]
     while True:
-        body = node.scope.body(graph, [*leads, *(b.before for b in begun), *(s.part for s in parts)])
+        body = node.scope.body(graph, [*leads, *(b.before for b in begun), *(s.part for s in parts)], number)
         outputs = body.outputs[1 if lead else 0 :]
         # An axis that turns out to have another size behind an iteration may change in each.
         varying = [_varying(b, after) for b, after in zip(begun, outputs, strict=False)]

@@ -1,8 +1,9 @@
 """Random numbers: functions of an element's place, a seed and the node, so that every run draws the same.
 
 The words come from a counter-based generator (`runtime/gf_random.h`): the counter is the element's row-major index, the
-key the node's seed and a digest of the name of its result. No state, no order: neither threads nor fusion change a
-draw, and two nodes with the same seed draw different numbers. Uniform numbers have the same bits on every machine;
+key the node's seed and a digest of the name of its result; inside loops the numbers of the iterations are drawn into the
+key. No state, no order: neither threads nor fusion change a draw, and two nodes with the same seed draw different
+numbers. Uniform numbers have the same bits on every machine;
 normal ones go through logarithm and cosine, which round as the machine's instructions do.
 """
 
@@ -38,7 +39,9 @@ def _key(node: OpNode) -> int:
 
 def _words(node: OpNode, shape: Sequence[Dim], body: Callable[[Callable[[int], Expr]], Expr]) -> Tensor:
     """A tensor of random elements: `body` makes one from words(k), the k-th draw of 64 bits for its place."""
-    key = Const(_key(node), U64)
+    key: Expr = Const(_key(node), U64)
+    for number in node.rounds:
+        key = E.Call("threefry", (E.cast(size(number), U64), key), U64)
 
     def element(i: Sequence[Expr]) -> Expr:
         place: Expr = Const(0, I64)

@@ -37,8 +37,12 @@ class NotSupported(Exception):
 class Scope(Protocol):
     """What control flow asks of the program that its node belongs to."""
 
-    def body(self, graph: ir.Graph, inputs: Sequence[Tensor]) -> Body:
-        """A graph of the node, lowered as a program of its own, for these inputs."""
+    @property
+    def rounds(self) -> tuple[Dim, ...]:
+        """The numbers of the iterations of the loops around it, outer ones first."""
+
+    def body(self, graph: ir.Graph, inputs: Sequence[Tensor], number: Dim | None = None) -> Body:
+        """A graph of the node, lowered as a program of its own, for these inputs; number: of a loop's iteration."""
 
     def inline(self, graph: ir.Graph) -> list[Tensor]:
         """The outputs of a graph of the node without inputs, lowered as if its nodes stood in this program."""
@@ -101,6 +105,11 @@ class OpNode:
         if self.around is None:
             raise NotSupported("control flow is lowered with the whole graph")
         return self.around
+
+    @property
+    def rounds(self) -> tuple[Dim, ...]:
+        """The numbers of the iterations of the loops around the node."""
+        return () if self.around is None else self.around.rounds
 
     def measure(self, sizes: Tensor) -> list[Dim]:
         """The elements of a tensor of integers that the program computes, each as a symbol for its value at run time.
