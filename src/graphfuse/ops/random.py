@@ -1,10 +1,10 @@
 """Random numbers: functions of an element's place, a seed and the node, so that every run draws the same.
 
 The words come from a counter-based generator (`runtime/gf_random.h`): the counter is the element's row-major index, the
-key the node's seed and a digest of the name of its result; inside loops the numbers of the iterations are drawn into the
-key. No state, no order: neither threads nor fusion change a draw, and two nodes with the same seed draw different
-numbers. Uniform numbers have the same bits on every machine;
-normal ones go through logarithm and cosine, which round as the machine's instructions do.
+key the node's seed and a digest of the name of its result; the numbers of the iterations of loops around it are drawn
+into the key. No state, no order: neither threads nor fusion change a draw, and two nodes with the same seed draw
+different numbers. Uniform numbers have the same bits on every machine; normal ones go through logarithm and cosine,
+which round as the machine's instructions do.
 """
 
 from __future__ import annotations
