@@ -210,6 +210,15 @@ def test_each_iteration_draws_other_random_numbers(tmp_path: Path) -> None:
     assert session.run(None, counts(50)[0])[1].tobytes() == z.tobytes()
 
 
+def test_what_a_scan_takes_apart_has_to_be_as_long(tmp_path: Path) -> None:
+    proto = parse("""g (float[T, 4] x, float[S, 4] z) => (float[T, 4] y) {
+        y = Scan(x, z) <num_scan_inputs = 2, body = b (float[4] p, float[4] q) => (float[4] r) { r = Mul(p, q) }> }""")
+    made = compiled(proto, tmp_path)
+    check(made, proto, [{"x": floats, "z": -floats} for floats in (X.reshape(-1, 1) * np.ones(4, np.float32),)])
+    with made.session() as session, pytest.raises(InputError, match="must be equal"):
+        session.run(None, {"x": np.ones((5, 4), np.float32), "z": np.ones((3, 4), np.float32)})
+
+
 def test_an_if_that_squeezes_is_checked_at_run_time(tmp_path: Path) -> None:
     """The ranks of its branches differ: only the squeeze is compiled, for sizes that it fits."""
     proto = parse("""g (float[N, K, 3] x) => (float[N, 3] y) {

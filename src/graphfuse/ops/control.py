@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
+import sympy
 
 from graphfuse.graph.bodies import body_of, keeps_condition, scan_facts, truth, varying_axes
 from graphfuse.graph.dims import Dim, measured, same
@@ -138,6 +139,14 @@ class Iteration(Nest):
         inner = [d for d in self.body.sizes if not set(measured(d)) & self.own]
         return [*trips, *starts, *inner]
 
+    def limits(self) -> Iterable[tuple[Dim, Dim, str]]:
+        for s in self.slices:
+            if self.trips is not None:
+                size = s.source.shape[s.axis]
+                message = f"sizes {self.trips} and {size} must be equal to be taken apart together"
+                yield self.trips, size, message
+                yield size, self.trips, message
+
     def meaning(self, evaluator: Evaluator) -> list[np.ndarray]:
         trips = _ENDLESS if self.trips is None else evaluator.size(self.trips)
         going = self.condition is None or bool(evaluator.value(self.condition).reshape(()))
@@ -221,14 +230,33 @@ def _tensors(node: OpNode, nest: Nest, symbols: Iterable[str]) -> list[Tensor]:
 # ---------------------------------------------------------------- Loop and Scan
 
 
+@dataclass(frozen=True)
+class _Form:
+    """What a Loop and a Scan have in common, in words of `Iteration`.
+
+    leads: how many inputs of the body come ahead of the carried values; pieces: source, axis and direction of each
+    tensor that is taken apart; stacks: axis and direction of each that is put together.
+    """
+
+    graph: ir.Graph
+    leads: int
+    initials: Sequence[Tensor | None]
+    trips: Dim | None
+    condition: Tensor | None = None
+    goes_on: bool = False
+    pieces: Sequence[tuple[Tensor, int, bool]] = ()
+    stacks: Sequence[tuple[int, bool]] = ()
+
+
 @op("Loop")
 def loop(node: OpNode) -> list[Tensor]:
-    graph = body_of(node.node)
-    most, start = node.optional(0), node.optional(1)
-    trips = _trips(node, most)
+    graph, start = body_of(node.node), node.optional(1)
     condition = None if start is None or truth(node.node.inputs[1]) is True else _scalar(start)
+    initials = node.inputs[2:]
+    stacks = [(0, False)] * (len(graph.outputs) - 1 - len(initials))
+    trips = _trips(node, node.optional(0))
     goes_on = not keeps_condition(node.node)
-    return _iteration(node, graph, 2, node.inputs[2:], trips, condition, goes_on, (), ())
+    return _iteration(node, _Form(graph, 2, initials, trips, condition, goes_on, stacks=stacks))
 
 
 def _trips(node: OpNode, most: Tensor | None) -> Dim | None:
@@ -252,69 +280,76 @@ def scan(node: OpNode) -> list[Tensor]:
     pieces = list(zip(sources, axes, facts.input_reverse, strict=True))
     stacks = [(0 if a is None else a, r) for a, r in zip(facts.output_axes, facts.output_reverse, strict=True)]
     trips = sources[0].shape[axes[0]]
-    return _iteration(node, graph, 0, node.inputs[: facts.states], trips, None, False, pieces, stacks)
+    return _iteration(node, _Form(graph, 0, node.inputs[: facts.states], trips, pieces=pieces, stacks=stacks))
 
 
-def _iteration(
-    node: OpNode,
-    graph: ir.Graph,
-    lead: int,
-    initials: Sequence[Tensor | None],
-    trips: Dim | None,
-    condition: Tensor | None,
-    goes_on: bool,
-    pieces: Sequence[tuple[Tensor, int, bool]],
-    stack_axes: Sequence[tuple[int, bool]],
-) -> list[Tensor]:
-    """A Loop or Scan; `lead`: how many inputs of the body come ahead of the carried values (2 or 0)."""
+def _iteration(node: OpNode, form: _Form) -> list[Tensor]:
     number, count = node.measures.reserve(), node.measures.reserve()
-    leads = [generate((), lambda _: Size(number)), generate((), lambda _: Const(True, BOOL))][:lead]
-    parts = [
-        Slices(x, axis, reverse, Tensor((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype, None, value))
-        for (x, axis, reverse), value in zip(pieces, graph.inputs[lead + len(initials) :], strict=True)
+    parts = _slices(form)
+    body, carried = _body(node, form, number, [s.part for s in parts])
+    changing = {number.name, *body.own_sizes, *(name for c in carried for name in c.sizes)}
+    rows: Dim = count if form.goes_on or form.condition is not None or form.trips is None else form.trips
+    first = len(carried) + (1 if form.leads else 0)
+    stacks = [
+        _stack(node, part, axis, reverse, changing)
+        for part, (axis, reverse) in zip(body.outputs[first:], form.stacks, strict=True)
     ]
-    begun = [_begun(node, value, x) for value, x in zip(graph.inputs[lead:], initials, strict=False)]
+    results = [(c.before.shape, c.before.dtype) for c in carried]
+    for stack, shape in stacks:
+        results.append(((*shape[: stack.axis], rows, *shape[stack.axis :]), stack.part.dtype))
+    nest = Iteration(
+        body,
+        form.trips,
+        number.name,
+        count.name,
+        form.condition,
+        body.outputs[0] if form.goes_on else None,
+        tuple(carried),
+        tuple(parts),
+        tuple(stack for stack, _ in stacks),
+        tuple(results),
+    )
+    return _tensors(node, nest, nest.own)
+
+
+def _slices(form: _Form) -> list[Slices]:
+    inputs = form.graph.inputs[form.leads + len(form.initials) :]
+    return [
+        Slices(x, axis, reverse, Tensor((*x.shape[:axis], *x.shape[axis + 1 :]), x.dtype, None, value))
+        for (x, axis, reverse), value in zip(form.pieces, inputs, strict=True)
+    ]
+
+
+def _body(node: OpNode, form: _Form, number: sympy.Symbol, parts: Sequence[Tensor]) -> tuple[Body, list[Carry]]:
+    """The body for carried values of sizes that hold in every iteration."""
+    leads = [generate((), lambda _: Size(number)), generate((), lambda _: Const(True, BOOL))][: form.leads]
+    values = form.graph.inputs[form.leads : form.leads + len(form.initials)]
+    begun = [_begun(node, value, x) for value, x in zip(values, form.initials, strict=True)]
     while True:
-        body = node.scope.body(graph, [*leads, *(b.before for b in begun), *(s.part for s in parts)], number)
-        outputs = body.outputs[1 if lead else 0 :]
+        body = node.scope.body(form.graph, [*leads, *(b.before for b in begun), *parts], number)
+        outputs = body.outputs[1 if form.leads else 0 :]
         # An axis that turns out to have another size behind an iteration may change in each.
         varying = [_varying(b, after) for b, after in zip(begun, outputs, strict=False)]
         if not any(varying):
             break
         begun = [_begun(node, b.value, b.initial, (*b.axes, *more)) for b, more in zip(begun, varying, strict=True)]
-    carried = [
+    return body, [
         Carry(b.initial, b.before, after, {n: (b.initial.shape[k], after.shape[k]) for n, k in b.sizes.items()})
         for b, after in zip(begun, outputs, strict=False)
     ]
-    symbols = [number.name, *(name for b in begun for name in b.sizes)]
-    ends = goes_on or condition is not None
-    rows: Dim = count if ends or trips is None else trips
-    axes = list(stack_axes) or [(0, False)] * (len(outputs) - len(carried))
-    stacks, results = [], [(c.before.shape, c.before.dtype) for c in carried]
-    for part, (axis, reverse) in zip(outputs[len(carried) :], axes, strict=True):
-        axis = node.axis(axis, part.rank + 1)
-        shape, sizes = list(part.shape), {}
-        for k, d in enumerate(part.shape):
-            if set(measured(d)) & {*body.own_sizes, *symbols}:
-                shape[k] = symbol = node.measures.reserve()
-                sizes[symbol.name] = d
-        if sizes and (axis or reverse):
-            raise NotSupported("what it stacks has sizes that depend on data, which is possible along axis 0 alone")
-        stacks.append(Stack(part, axis, reverse, sizes))
-        results.append(((*shape[:axis], rows, *shape[axis:]), part.dtype))
-    nest = Iteration(
-        body,
-        trips,
-        number.name,
-        count.name,
-        condition,
-        body.outputs[0] if goes_on else None,
-        tuple(carried),
-        tuple(parts),
-        tuple(stacks),
-        tuple(results),
-    )
-    return _tensors(node, nest, nest.own)
+
+
+def _stack(node: OpNode, part: Tensor, axis: int, reverse: bool, changing: set[str]) -> tuple[Stack, tuple[Dim, ...]]:
+    """What each iteration adds to a result, and its shape as seen from outside; changing: sizes of the body's own."""
+    axis = node.axis(axis, part.rank + 1)
+    shape, sizes = list(part.shape), {}
+    for k, d in enumerate(part.shape):
+        if set(measured(d)) & changing:
+            shape[k] = symbol = node.measures.reserve()
+            sizes[symbol.name] = d
+    if sizes and (axis or reverse):
+        raise NotSupported("what it stacks has sizes that depend on data, which is possible along axis 0 alone")
+    return Stack(part, axis, reverse, sizes), tuple(shape)
 
 
 @dataclass(frozen=True)
