@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import multiprocessing
 import os
 import signal
@@ -118,6 +119,7 @@ def _serve(pipe: Connection, parents: Connection, cache: Path | None, work: Work
     parents.close()  # else this process would wait for itself when the parent is gone
     os.setpgid(0, 0)
     cases = {case.key: case for case in all_cases()}
+    faulthandler.disable()  # a crash is a result too
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         os.dup2(nowhere.fileno(), sys.stderr.fileno())  # what libraries say about a case is in its result
         while True:
