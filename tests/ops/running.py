@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from graphfuse.errors import UnsupportedModelError
+from graphfuse.fuse.program import lower_graph
 from graphfuse.graph.dims import shape_of
 from graphfuse.ops.interpret import evaluate
 from graphfuse.ops.measured import Measures
-from graphfuse.ops.registry import lower
+from graphfuse.ops.registry import NotSupported, lower
 from graphfuse.ops.tensor import Tensor
 
 
@@ -27,8 +29,10 @@ def lower_model(model: ir.Model, measures: Measures | None = None) -> dict[ir.Va
 
 
 def interpret(model: ir.Model, inputs: dict[str, np.ndarray], env: dict[str, int] | None = None) -> list[np.ndarray]:
-    """The model's outputs by lowering and interpreting."""
-    measures = Measures()
-    tensors = lower_model(model, measures)
-    leaves = {tensors[v]: inputs[v.name] for v in model.graph.inputs if v.name in inputs}
-    return evaluate([tensors[v] for v in model.graph.outputs], leaves, env, measures)
+    """The model's outputs by lowering and interpreting. Raises NotSupported where it cannot be lowered."""
+    try:
+        program = lower_graph(model.graph)
+    except UnsupportedModelError as error:
+        raise NotSupported(str(error)) from error
+    leaves = {program.of_value[v]: inputs[v.name] for v in model.graph.inputs if v.name in inputs}
+    return evaluate(program.outputs, leaves, env, program.measures)

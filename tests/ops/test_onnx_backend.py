@@ -21,18 +21,9 @@ from ops.running import interpret
 KNOWN = {(op.domain, op.name) for op in all_ops()}
 
 # What is refused, by test name; anything else must work.
-REFUSED = re.compile(
-    "|".join(
-        [
-            "cast.*(FLOAT8|FLOAT4|INT4|INT2|STRING)",
-            "batchnorm.*training",
-            "maxpool_with_argmax",  # indices of maxima
-            "mod_float.*fmod_0",  # a later opset
-            "spacetodepth_crd_mode_example$",  # a later opset
-            "resize.*antialias",
-        ]
-    )
-)
+REFUSED = re.compile("STRING")
+# Its opset gives Scan a batch axis, which the converter does not know of; the importer refuses it.
+CONVERTED_WRONGLY = {"test_scan_sum"}
 # The specification's evaluator divides by scale * size - 1, onnxruntime by the whole output size less 1.
 DIFFERENT = {
     "test_resize_downsample_scales_linear_align_corners",
@@ -59,7 +50,7 @@ def _cases() -> list[Any]:
         tests = load_model_tests(kind="node")
     for test in tests:
         covered = all((n.domain, n.op_type) in KNOWN for n in test.model.graph.node)
-        if covered and all(_arrays([*i, *o]) is not None for i, o in test.data_sets):
+        if test.name not in CONVERTED_WRONGLY and covered and all(_arrays([*i, *o]) is not None for i, o in test.data_sets):
             found.append(test)
     return found
 
@@ -68,7 +59,7 @@ CASES = _cases()
 
 
 def _at_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    version = next(o.version for o in model.opset_import if o.domain == "")
+    version = next((o.version for o in model.opset_import if o.domain == ""), OPSET)
     return version_converter.convert_version(model, OPSET) if version < OPSET else model
 
 

@@ -164,7 +164,7 @@ class Iteration(Nest):
                 leaves[s.part] = np.take(evaluator.value(s.source), at, s.axis)
             found, numbers = evaluator.run(self.body, leaves, {**sizes, self.number: count}, [*wanted, *rows.values()])
             going = self.goes_on is None or bool(found[0].reshape(()))
-            found = found[0 if self.goes_on is None else 1 :]
+            found = found[len(found) - len(self.carried) - len(self.stacks) :]  # a Loop's begin with its condition
             values = found[: len(values)]
             for stack, part in zip(stacks, found[len(values) :], strict=True):
                 stack.append(part)

@@ -149,10 +149,19 @@ class _Run:
             if constant is None:
                 raise ValueError(f"no value is given for the leaf {tensor!r}")
             return constant.numpy()
+        if isinstance(prim, Opaque):
+            return self.result(prim)  # control flow may set the sizes of its results
         args = [self.values[a] for a in prim.args]
         shape = self.shape(tensor)
         with np.errstate(all="ignore"):
             return self.primitive(prim, args, shape, tensor.dtype)
+
+    def result(self, prim: Opaque) -> np.ndarray:
+        """A result of a loop nest, all of which are computed at once."""
+        if prim.nest not in self.nests:
+            with np.errstate(all="ignore"):
+                self.nests[prim.nest] = prim.nest.meaning(self)
+        return self.nests[prim.nest][prim.index]
 
     def primitive(self, prim: Prim, args: list[np.ndarray], shape: tuple[int, ...], dtype: DType) -> np.ndarray:
         if isinstance(prim, Map):
@@ -170,10 +179,6 @@ class _Run:
         if isinstance(prim, Contract):
             # Products of narrow integers are summed up in the result's type.
             return contract(prim, [a.astype(dtype.numpy(), copy=False) for a in args], shape, self.env)
-        if isinstance(prim, Opaque):
-            if prim.nest not in self.nests:
-                self.nests[prim.nest] = prim.nest.meaning(self)
-            return self.nests[prim.nest][prim.index]
         raise TypeError(f"no meaning for {type(prim).__name__}")
 
     def index_map(self, prim: IndexMap, shape: tuple[int, ...]) -> np.ndarray:
