@@ -9,7 +9,20 @@ from collections.abc import Callable, Sequence
 
 from graphfuse.codegen.vector import call_text, literal
 from graphfuse.codegen.writer import Writer
-from graphfuse.graph.dtypes import BOOL, I64, U32, U64, DType, c_type, is_float, is_integer, item_bytes, suffix
+from graphfuse.graph.dtypes import (
+    BOOL,
+    F32,
+    F64,
+    I64,
+    U32,
+    U64,
+    DType,
+    c_type,
+    is_float,
+    is_integer,
+    item_bytes,
+    suffix,
+)
 from graphfuse.ops.expr import Call, Const, Expr, Load, children
 
 _WRAPPING = {"add": "+", "sub": "-", "mul": "*"}
@@ -90,7 +103,7 @@ class Scalars:
             return f"({c_type(operand)})({args[0]} >> {args[1]})"
         if e.fn in ("max", "min"):
             return self._extreme(e, operand, args)
-        if e.fn == "bits":
+        if e.fn == "bitcast" and (operand, e.dtype) in ((F32, U32), (F64, U64)):
             return f"gf_word_{suffix(operand)}({args[0]})"
         if e.fn == "cast":
             return _cast(operand, e.dtype, args[0])

@@ -167,7 +167,6 @@ FUNCTIONS: dict[str, int] = {
     **dict.fromkeys(CASTS, 1),
     **dict.fromkeys(["lt", "le", "gt", "ge", "eq", "ne", "and", "or", "xor", "not"], 1),
     **dict.fromkeys(["bitand", "bitor", "bitxor", "bitnot", "shl", "shr"], 1),
-    "bits": 1,  # of a float32 or float64, as an unsigned integer; in loop nests only
     **dict.fromkeys(["floor", "ceil", "round", "trunc", "sign", "isnan", "isinf"], 2),
     "saturate": 4,  # float32 to the nearest integer of a narrow type, halves to even, held inside its range
     **dict.fromkeys(["div", "sqrt", "reciprocal"], 6),

@@ -87,6 +87,4 @@ class _Machine:
             return np.asarray(first if first == (e.fn == "or") else bool(self.eval(e.args[1])))
         if e.fn == "select":
             return self.eval(e.args[1] if self.eval(e.args[0]) else e.args[2])
-        if e.fn == "bits":
-            return self.eval(e.args[0]).view(e.dtype.numpy())
         return apply(e.fn, [self.eval(a) for a in e.args], e.dtype)

@@ -116,7 +116,6 @@ _EXACT: dict[str, Callable[..., Any]] = {
     "bitnot": np.bitwise_not,
     "shl": np.left_shift,
     "shr": np.right_shift,
-    "bits": lambda x: x.view(f"u{x.itemsize}"),
     "threefry": _threefry,
     "floor": np.floor,
     "ceil": np.ceil,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from graphfuse.graph.dims import Dim
 from graphfuse.graph.dtypes import BOOL, F32, F64, I32, I64, U32, U64, DType, is_float, item_bytes
 from graphfuse.ops import expr as E
-from graphfuse.ops.expr import Call, Const, Expr, lift
+from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.loops import Builder, at, both
 from graphfuse.ops.tensor import Tensor, size
 
@@ -32,7 +32,7 @@ def _ascending(x: Expr) -> Expr:
     if is_float(x.dtype):
         x = x if x.dtype == F64 else E.cast(x, F32)
         word, top = (U64, 1 << 63) if x.dtype == F64 else (U32, 1 << 31)
-        bits = Call("bits", (x + 0.0,), word)
+        bits = E.bitcast(x + 0.0, word)
         ordered = E.where(bits >= top, E.unary("bitnot", bits), E.binary("bitor", bits, top))
         return E.where(E.compare("ne", x, x), Const(2 * top - 1, word), ordered)
     if x.dtype in (BOOL, U32, U64) or x.dtype.name.startswith("U"):
