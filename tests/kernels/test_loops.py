@@ -20,7 +20,7 @@ from graphfuse.graph.dtypes import BOOL, F32, F64, I8, I16, I32, I64, U8, U16, U
 from graphfuse.kernels.bounds import Bounds
 from graphfuse.ops import registry
 from graphfuse.ops.expr import Arg, Call, Const, Expr, Result, Size, Var, cast, maximum, minimum, substitute
-from graphfuse.ops.loops import Builder, at, both, negated
+from graphfuse.ops.loops import Builder, at, both
 from graphfuse.ops.registry import OpNode
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.in_place import take_places
@@ -333,7 +333,7 @@ def every_function(node: OpNode) -> Tensor:
     conditions = [Call(fn, (a, c), BOOL) for fn in COMPARING]
     chosen = [
         Call("select", (both(*conditions[:2]), a, c), x.dtype),
-        Call("select", (negated(conditions[0]), a, c), x.dtype),
+        Call("select", (Call("not", (conditions[0],), BOOL), a, c), x.dtype),
     ]
     b = Builder("test")
     of_two(b, x, y, [*values, *chosen, *(cast(e, x.dtype) for e in conditions)])

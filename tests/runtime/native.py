@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import platform
@@ -12,8 +13,14 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 import graphfuse.runtime
+
+Array = np.ndarray[Any, Any]
+SANITIZED = "sanitized"
 
 RUNTIME = Path(graphfuse.runtime.__file__).parent
 HERE = Path(__file__).parent
@@ -88,3 +95,46 @@ def compile_c(build: Build, source: Path, folder: Path, *flags: str) -> Path:
     assert done.returncode == 0, f"{' '.join(command)}\n{done.stderr}"
     part.rename(output)
     return output
+
+
+def variants() -> list[Build | str]:
+    """All builds, and gcc's undefined-behaviour sanitizer where there is gcc."""
+    return [*builds(), *([SANITIZED] if has_gcc() else [])]
+
+
+def compile_library(variant: Build | str, source: Path, folder: Path) -> Path:
+    """A library of one of the variants."""
+    shared = ("-shared", "-fPIC")
+    if isinstance(variant, Build):
+        return compile_c(variant, source, folder, *shared)
+    build = Build("gcc", instruction_sets()[0])
+    return compile_c(build, source, folder, *shared, "-O1", "-fsanitize=undefined")
+
+
+class Operations:
+    """The functions of a C file on NumPy arrays."""
+
+    def __init__(self, library: Path) -> None:
+        self._library = ctypes.CDLL(str(library))
+        self.lanes = int(self._library.lanes())
+
+    def call(self, name: str, *args: Array | int) -> None:
+        """Arrays by address, integers as int64."""
+        values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int64(int(a)) for a in args]
+        getattr(self._library, name)(*values)
+
+    def unary(self, name: str, a: Array, dtype: object) -> Array:
+        a = np.ascontiguousarray(a)
+        out = np.empty(a.size, dtype)
+        self.call(name, a, out, a.size)
+        return out
+
+    def binary(self, name: str, a: Array, b: Array, dtype: object) -> Array:
+        a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
+        out = np.empty(a.size, dtype)
+        self.call(name, a, b, out, a.size)
+        return out
+
+    def to_int64(self, x: float) -> int:
+        self._library.to_int64.restype = ctypes.c_int64
+        return int(self._library.to_int64(ctypes.c_double(x)))

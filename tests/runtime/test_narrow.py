@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,44 +11,18 @@ import pytest
 
 from graphfuse.graph.dtypes import BF16, E8M0, F16, FLOAT8
 from graphfuse.ops.conversion import cast
-from runtime.native import HERE, Build, builds, compile_c, has_gcc, instruction_sets
+from runtime.native import HERE, Array, Operations, compile_library, variants
 
-Array = np.ndarray
 HALVES = {"f16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
 FLOATS8 = {
     "e4m3fn": ml_dtypes.float8_e4m3fn, "e4m3fnuz": ml_dtypes.float8_e4m3fnuz,
     "e5m2": ml_dtypes.float8_e5m2, "e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
 }  # fmt: skip
-SANITIZED = "sanitized"
 
 
-class Operations:
-    """The functions of narrow_ops.c on NumPy arrays."""
-
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
-        self.lanes = int(self._library.lanes())
-
-    def call(self, name: str, *args: Array | int) -> None:
-        values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int64(int(a)) for a in args]
-        getattr(self._library, name)(*values)
-
-    def unary(self, name: str, a: Array, dtype: object) -> Array:
-        a = np.ascontiguousarray(a)
-        out = np.empty(a.size, dtype)
-        self.call(name, a, out, a.size)
-        return out
-
-
-@pytest.fixture(scope="module", params=[*builds(), *([SANITIZED] if has_gcc() else [])], ids=str)
+@pytest.fixture(scope="module", params=variants(), ids=str)
 def library(request: pytest.FixtureRequest, object_folder: Path) -> Operations:
-    shared = ("-shared", "-fPIC")
-    if request.param == SANITIZED:
-        build = Build("gcc", instruction_sets()[0])
-        return Operations(
-            compile_c(build, HERE / "narrow_ops.c", object_folder, *shared, "-O1", "-fsanitize=undefined")
-        )
-    return Operations(compile_c(request.param, HERE / "narrow_ops.c", object_folder, *shared))
+    return Operations(compile_library(request.param, HERE / "narrow_ops.c", object_folder))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -11,9 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from runtime.native import HERE, Build, builds, compile_c, has_gcc, instruction_sets
+from runtime.native import HERE, Array, Operations, compile_library, variants
 
-Array = np.ndarray
 DTYPES = {
     "f32": np.float32, "f64": np.float64,
     "i8": np.int8, "i16": np.int16, "i32": np.int32, "i64": np.int64,
@@ -21,51 +19,11 @@ DTYPES = {
 }  # fmt: skip
 FLOATS = ("f32", "f64")
 INTS = tuple(name for name in DTYPES if name not in FLOATS)
-SANITIZED = "sanitized"
-
-
-class Operations:
-    """The functions of vector_ops.c on numpy arrays."""
-
-    def __init__(self, library: Path) -> None:
-        self._library = ctypes.CDLL(str(library))
-        self.lanes = int(self._library.lanes())
-
-    def call(self, name: str, *args: Array | int) -> None:
-        """Arrays by address, integers as int64."""
-        values = [ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int64(int(a)) for a in args]
-        getattr(self._library, name)(*values)
-
-    def unary(self, name: str, a: Array, dtype: type) -> Array:
-        a = np.ascontiguousarray(a)
-        out = np.empty(a.size, dtype)
-        self.call(name, a, out, a.size)
-        return out
-
-    def binary(self, name: str, a: Array, b: Array, dtype: type) -> Array:
-        a, b = np.ascontiguousarray(a), np.ascontiguousarray(b)
-        out = np.empty(a.size, dtype)
-        self.call(name, a, b, out, a.size)
-        return out
-
-    def to_int64(self, x: float) -> int:
-        self._library.to_int64.restype = ctypes.c_int64
-        return int(self._library.to_int64(ctypes.c_double(x)))
-
-
-def variants() -> list[Build | str]:
-    return [*builds(), *([SANITIZED] if has_gcc() else [])]
 
 
 @pytest.fixture(scope="module", params=variants(), ids=str)
 def library(request: pytest.FixtureRequest, object_folder: Path) -> Operations:
-    shared = ("-shared", "-fPIC")
-    if request.param == SANITIZED:
-        build = Build("gcc", instruction_sets()[0])
-        return Operations(
-            compile_c(build, HERE / "vector_ops.c", object_folder, *shared, "-O1", "-fsanitize=undefined")
-        )
-    return Operations(compile_c(request.param, HERE / "vector_ops.c", object_folder, *shared))
+    return Operations(compile_library(request.param, HERE / "vector_ops.c", object_folder))
 
 
 @pytest.fixture

@@ -141,7 +141,7 @@ class _Scope:
         _complete(program)
         used = {a for t in program.tensors for a in t.args} | set(program.outputs)
         captured = [leaf for leaf in program.captured.values() if leaf in used]
-        return Body(program, program.outputs, captured, _sizes_from_around(program), set(program.measures.own))
+        return Body(program, program.outputs, captured, _sizes_from_around(program), frozenset(program.measures.own))
 
     def inline(self, graph: ir.Graph) -> list[Tensor]:
         for node in graph:
@@ -175,7 +175,7 @@ def _sizes_from_around(program: Program) -> list[Dim]:
     """The measured sizes that a body computes with and does not measure."""
     names = {name for names in program.sizes.values() for name in names}
     names |= set(measured(*(d for t in program.outputs for d in t.shape)))
-    names -= set(program.measures.own)
+    names -= program.measures.own
     return [symbol_named(name) for name in sorted(names)]
 
 
@@ -227,7 +227,7 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[Unsupported])
                 unsupported.append((node.op_type, label(node), missing(node)))
             return
         inputs.append(tensor)
-    known = len(program.measures.own)
+    known = len(program.measures.order)
     try:
         outputs = lower(node, inputs, program.measures, program.strict, _Scope(program, node, unsupported))
         _check_types(node, outputs)
@@ -236,7 +236,7 @@ def _lower_node(program: Program, node: ir.Node, unsupported: list[Unsupported])
     except NotSupported as reason:
         unsupported.append((node.op_type, label(node), str(reason)))
         return
-    for name in program.measures.own[known:]:
+    for name in program.measures.order[known:]:
         source = program.measures.tensor(name)
         if source is not None:
             _own(program, source, node)

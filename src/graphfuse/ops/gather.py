@@ -15,7 +15,7 @@ from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Call, Const, Expr, Size, Var
 from graphfuse.ops.registry import NotSupported, OpNode, op
-from graphfuse.ops.runtime_sizes import items, measured
+from graphfuse.ops.runtime_sizes import items, measure_sizes
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
 from graphfuse.ops.tensor import (
     Generate,
@@ -217,7 +217,7 @@ def one_hot(node: OpNode) -> Tensor:
     """values[1] where the new axis' index is the given one, values[0] elsewhere."""
     indices, values, depth = node.input(0), node.input(2), node.dims(1)
     if depth is None:
-        depth = measured(node, items(node.input(1))[:1], node.input(1))
+        depth = measure_sizes(node, items(node.input(1))[:1], node.input(1))
     rank = indices.rank + 1
     axis = node.axis(node.attr("axis", -1), rank)
     position = generate([depth[0] if k == axis else 1 for k in range(rank)], lambda i: i[axis])

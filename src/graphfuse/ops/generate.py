@@ -14,7 +14,7 @@ from graphfuse.graph.dtypes import F64, I64, is_float
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.registry import NotSupported, OpNode, op
-from graphfuse.ops.runtime_sizes import IMPOSSIBLE, items, measured, quotient_up
+from graphfuse.ops.runtime_sizes import IMPOSSIBLE, items, measure_sizes, quotient_up
 from graphfuse.ops.samples import bools, floats, int64, ints, sample, scalar
 from graphfuse.ops.tensor import Tensor, generate, load, map_, size
 
@@ -84,7 +84,7 @@ def constant_of_shape(node: OpNode) -> Tensor:
         value = np.zeros(1, np.float32)
     fill = lift(value.reshape(()).item(), ir.DataType.from_numpy(value.dtype))
     if wanted is None:
-        wanted = measured(node, items(node.input(0)), node.input(0))
+        wanted = measure_sizes(node, items(node.input(0)), node.input(0))
     return generate(wanted, lambda _: fill)
 
 
@@ -137,7 +137,7 @@ def _range_count(node: OpNode) -> Dim:
         if isinstance(step, int) and step > 0:
             return D.maximum(0, D.ceildiv(D.add(beyond, D.mul(-1, first)), step))
     start, limit, delta = (node.input(k) for k in range(3))
-    return measured(node, [_count(_only(start), _only(limit), _only(delta))], start, limit, delta)[0]
+    return measure_sizes(node, [_count(_only(start), _only(limit), _only(delta))], start, limit, delta)[0]
 
 
 def _only(x: Tensor) -> Expr:

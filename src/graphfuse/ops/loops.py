@@ -243,8 +243,3 @@ def either(*conditions: Expr) -> Expr:
     for c in conditions[1:]:
         result = Call("or", (result, c), BOOL)
     return result
-
-
-def negated(condition: Expr) -> Expr:
-    """Not so."""
-    return Call("not", (condition,), BOOL)

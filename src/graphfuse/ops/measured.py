@@ -25,16 +25,21 @@ class Source:
 
 @dataclass
 class Measures:
-    """The measured sizes of a graph; `sources` are those of the whole model, bodies of control flow included."""
+    """The measured sizes of a graph; `sources` are those of the whole model, bodies of control flow included.
+
+    `order` lists this graph's own as they came, `own` are the same.
+    """
 
     sources: dict[str, Source] = field(default_factory=dict)
-    own: list[str] = field(default_factory=list)
+    order: list[str] = field(default_factory=list)
+    own: set[str] = field(default_factory=set)
 
     def fresh(self, source: Source) -> sympy.Symbol:
         """A new symbol for a size that comes from there."""
         symbol = measured_symbol(len(self.sources))
         self.sources[symbol.name] = source
-        self.own.append(symbol.name)
+        self.order.append(symbol.name)
+        self.own.add(symbol.name)
         return symbol
 
     def reserve(self) -> sympy.Symbol:
@@ -47,11 +52,7 @@ class Measures:
 
     def tensor(self, name: str) -> Tensor | None:
         """The tensor of this graph that has to be computed before a size is known; None for sizes from around it."""
-        return self.sources[name].tensor if name in self._own else None
-
-    @property
-    def _own(self) -> set[str]:
-        return set(self.own)
+        return self.sources[name].tensor if name in self.own else None
 
 
 def measured_sizes(t: Tensor) -> list[str]:

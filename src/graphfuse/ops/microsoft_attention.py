@@ -46,10 +46,19 @@ def _padding(node: OpNode, mask: Tensor, keys: Dim) -> Tensor:
     return map_(lambda v: E.where(E.equal(v, 0), lift(low, F32), 0.0), spread)
 
 
-def _causal(masks: Masks, q: Tensor, k: Tensor) -> None:
-    """No query looks at keys behind its own; the last query stands at the last key."""
-    ahead = D.add(k.shape[2], D.mul(-1, q.shape[2]))
-    masks.allowed.append(window_mask(q.shape[2], k.shape[2], ahead, None, 0))
+def _masks(node: OpNode, mask: Tensor | None, added: Tensor | None, q: Tensor, k: Tensor) -> Masks:
+    """A mask of keys, what is added to the scores and, with `unidirectional`, no look at later keys.
+
+    The last query stands at the last key.
+    """
+    masks, queries, keys = Masks(), q.shape[2], k.shape[2]
+    if mask is not None:
+        masks.added.append(_padding(node, mask, keys))
+    if added is not None:
+        masks.added.append(added)
+    if node.attr("unidirectional", 0):
+        masks.allowed.append(window_mask(queries, keys, D.add(keys, D.mul(-1, queries)), None, 0))
+    return masks
 
 
 def _attention_samples() -> list[Sample]:
@@ -89,14 +98,7 @@ def attention(node: OpNode) -> list[Tensor | None]:
     q, k, v = (split_heads(part(y, at, n), heads) for at, n in zip(starts, sizes, strict=True))
     if past is not None:
         k, v = (concat([_item(past, 0, n), t], 2) for n, t in enumerate((k, v)))
-    masks = Masks()
-    if mask is not None:
-        masks.added.append(_padding(node, mask, k.shape[2]))
-    if added is not None:
-        masks.added.append(added)
-    if node.attr("unidirectional", 0):
-        _causal(masks, q, k)
-    result, _ = attend(q, k, v, node.attr("scale") or None, masks)
+    result, _ = attend(q, k, v, node.attr("scale") or None, _masks(node, mask, added, q, k))
     present = concat([reshape(t, (1, *t.shape)) for t in (k, v)], 0) if same(k.shape[3], v.shape[3]) else None
     return [join_heads(result), present]
 
@@ -130,13 +132,7 @@ def multi_head_attention(node: OpNode) -> list[Tensor]:
     for n, past in enumerate((node.optional(6), node.optional(7))):
         if past is not None:
             k, v = (concat([past, k], 2), v) if n == 0 else (k, concat([past, v], 2))
-    masks, mask, added = Masks(), node.optional(4), node.optional(5)
-    if mask is not None:
-        masks.added.append(_padding(node, mask, k.shape[2]))
-    if added is not None:
-        masks.added.append(added)
-    if node.attr("unidirectional", 0):
-        _causal(masks, q, k)
+    masks = _masks(node, node.optional(4), node.optional(5), q, k)
     y, scores = attend(q, k, v, node.attr("scale") or None, masks)
     return [join_heads(y), k, v, scores.raw]
 

@@ -10,7 +10,7 @@ from graphfuse.graph.dtypes import BOOL, F64, U8, is_float
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
-from graphfuse.ops.runtime_sizes import hits, items, measured, without
+from graphfuse.ops.runtime_sizes import hits, items, measure_sizes, without
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, special
 from graphfuse.ops.tensor import Tensor, count, index_map, map_, reduce, reshape, size
 
@@ -112,12 +112,12 @@ def _over_axes_at_run_time(node: OpNode, x: Tensor, fold: Fold) -> Tensor:
     folded = hits(axes, x.rank)
     kept = [E.where(gone, 1, size(d)) for gone, d in zip(folded, x.shape, strict=True)]
     away = [E.where(gone, size(d), 1) for gone, d in zip(folded, x.shape, strict=True)]
-    shape = measured(node, [*kept, *away], given)
+    shape = measure_sizes(node, [*kept, *away], given)
     spread = index_map(x, shape, lambda i: tuple(i[k] + i[x.rank + k] for k in range(x.rank)))
     y = reshape(fold(spread, range(x.rank, 2 * x.rank)), shape[: x.rank])
     if node.attr("keepdims", 1):
         return y
-    return reshape(y, measured(node, without(x.shape, folded, x.rank - len(axes)), given))
+    return reshape(y, measure_sizes(node, without(x.shape, folded, x.rank - len(axes)), given))
 
 
 def _reduction(name: str, fold: Fold, samples: Callable[[], list[Sample]]) -> None:

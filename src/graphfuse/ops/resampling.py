@@ -20,7 +20,7 @@ from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr
 from graphfuse.ops.interpret import evaluate
 from graphfuse.ops.registry import OpNode
-from graphfuse.ops.runtime_sizes import measured
+from graphfuse.ops.runtime_sizes import measure_sizes
 from graphfuse.ops.tensor import Tensor, generate, index_map, map_, reduce, reshape, size
 
 # Scales that are not ratios of integers this small are left to float32.
@@ -246,7 +246,7 @@ def antialiased(node: OpNode, x: Tensor, axis: Axis, mode: str, a: float, exclud
         reach = math.ceil(radius / float(axis.scale)) - 1
     else:
         far = E.cast(E.unary("ceil", Const(float(radius), F32) / scale), I64) - 1
-        (reach,) = measured(node, [far], *axis.sources)
+        (reach,) = measure_sizes(node, [far], *axis.sources)
     taps = D.add(D.mul(reach, 2), 2)
     shape = [axis.after if j == k else d for j, d in enumerate(x.shape)]
     line = [axis.after if j == k else 1 for j in range(x.rank)]

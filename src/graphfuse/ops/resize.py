@@ -16,7 +16,7 @@ from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.resampling import Axis, antialiased, cubic, linear, nearest
-from graphfuse.ops.runtime_sizes import items, measured
+from graphfuse.ops.runtime_sizes import items, measure_sizes
 from graphfuse.ops.samples import Sample, floats, int64, ints, sample
 from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, size
 
@@ -234,10 +234,10 @@ def _targets(node: OpNode, before: Sequence[Dim]) -> tuple[list[Dim], list[np.fl
             return [_scaled(d, s) for d, s in zip(before, known.astype(np.float32), strict=True)], list(known), None
         given = _floats(node.input(2))
         sizes = [E.cast(E.unary("floor", E.cast(size(d), F32) * s), I64) for d, s in zip(before, given, strict=True)]
-        return measured(node, sizes, node.input(2)), [None] * count, given
+        return measure_sizes(node, sizes, node.input(2)), [None] * count, given
     wanted, policy = node.dims(3), node.attr("keep_aspect_ratio_policy", "stretch")
     if policy == "stretch":
-        after = measured(node, items(node.input(3)), node.input(3)) if wanted is None else wanted
+        after = measure_sizes(node, items(node.input(3)), node.input(3)) if wanted is None else wanted
         return after, [_scale(d, o) for d, o in zip(before, after, strict=True)], None
     if wanted is None or not D.is_static(*before, *wanted):
         return _kept_ratio(node, before, policy)
@@ -254,7 +254,7 @@ def _kept_ratio(
     ratios = [E.cast(o, F32) / E.cast(size(d), F32) for d, o in zip(before, wanted, strict=True)]
     scale = functools.reduce(E.minimum if policy == "not_larger" else E.maximum, ratios)
     sizes = [E.cast(E.unary("floor", E.cast(size(d), F32) * scale + 0.5), I64) for d in before]
-    return measured(node, sizes, node.input(3)), [None] * len(before), [scale] * len(before)
+    return measure_sizes(node, sizes, node.input(3)), [None] * len(before), [scale] * len(before)
 
 
 def _scaled(d: Dim, scale: np.float32) -> Dim:

@@ -43,7 +43,7 @@ def vector(values: Sequence[Expr], *sources: Tensor) -> Tensor:
     return generate((len(values),), lambda i: chosen(i[0], values), *sources)
 
 
-def measured(node: OpNode, values: Sequence[Expr], *sources: Tensor) -> list[Dim]:
+def measure_sizes(node: OpNode, values: Sequence[Expr], *sources: Tensor) -> list[Dim]:
     """The sizes that expressions over the elements of `sources` give at run time."""
     unknown = [v for v in values if not isinstance(v, (Const, Size))]
     found = iter(node.measure(vector(unknown, *sources)) if unknown else ())

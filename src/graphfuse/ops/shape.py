@@ -13,7 +13,7 @@ from graphfuse.graph.dtypes import I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, Size
 from graphfuse.ops.registry import NotSupported, OpNode, op
-from graphfuse.ops.runtime_sizes import IMPOSSIBLE, hits, items, measured, with_ones, without
+from graphfuse.ops.runtime_sizes import IMPOSSIBLE, hits, items, measure_sizes, with_ones, without
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample
 from graphfuse.ops.tensor import (
     Tensor,
@@ -80,7 +80,7 @@ def _shape_at_run_time(node: OpNode, x: Tensor) -> Sequence[Dim]:
     for w in wanted:
         others = others * E.where(E.equal(w, -1), 1, w)
     rest = E.floordiv(size(D.product(x.shape)), E.maximum(others, 1))
-    return measured(node, [E.where(E.equal(w, -1), rest, w) for w in wanted], given)
+    return measure_sizes(node, [E.where(E.equal(w, -1), rest, w) for w in wanted], given)
 
 
 @op(
@@ -141,7 +141,7 @@ def squeeze(node: OpNode) -> Tensor:
     given = node.optional(1)
     if given is not None and node.dims(1) is None:
         count = len(items(given))
-        return reshape(x, measured(node, without(x.shape, hits(items(given), x.rank), x.rank - count), given))
+        return reshape(x, measure_sizes(node, without(x.shape, hits(items(given), x.rank), x.rank - count), given))
     if given is None:
         axes = [k for k, d in enumerate(x.shape) if isinstance(d, int) and d == 1]
     else:
@@ -167,7 +167,7 @@ def unsqueeze(node: OpNode) -> Tensor:
     x = node.input(0)
     if node.dims(1) is None:
         added = items(node.input(1))
-        return reshape(x, measured(node, with_ones(x.shape, hits(added, x.rank + len(added))), node.input(1)))
+        return reshape(x, measure_sizes(node, with_ones(x.shape, hits(added, x.rank + len(added))), node.input(1)))
     given = node.integers(1, "the axes")
     rank = x.rank + len(given)
     axes = [node.axis(a, rank) for a in given]
@@ -235,7 +235,7 @@ def _split_sizes(node: OpNode, total: Dim) -> list[Dim]:
     if node.optional(1) is not None:
         sizes = node.dims(1)
         if sizes is None:
-            return measured(node, items(node.input(1)), node.input(1))
+            return measure_sizes(node, items(node.input(1)), node.input(1))
         if D.is_static(total, *sizes) and sum(int(s) for s in sizes) != total:
             raise NotSupported(f"parts of {sizes} do not add up to {total}")
         return sizes
@@ -283,7 +283,7 @@ def _expand_at_run_time(node: OpNode, x: Tensor) -> Tensor:
         # Along an axis of size 1 every index is the first, along another one of that size itself.
         return tuple(E.minimum(i[lead + k], size(D.add(d, -1))) for k, d in enumerate(x.shape))
 
-    return index_map(x, measured(node, sizes, node.input(1)), index)
+    return index_map(x, measure_sizes(node, sizes, node.input(1)), index)
 
 
 def _led(wanted: Sequence[Expr], rank: int) -> list[Expr]:
@@ -314,7 +314,7 @@ def _broadcast_size(d: Dim, wanted: Expr, others: Sequence[Expr]) -> Expr:
 def tile(node: OpNode) -> Tensor:
     x, repeats = node.input(0), node.dims(1)
     if repeats is None:
-        repeats = measured(node, items(node.input(1)), node.input(1))
+        repeats = measure_sizes(node, items(node.input(1)), node.input(1))
     shape = [D.mul(d, r) for d, r in zip(x.shape, repeats, strict=True)]
     repeated = [not (isinstance(r, int) and r == 1) for r in repeats]
     if all(isinstance(d, int) and d == 1 for d, again in zip(x.shape, repeated, strict=True) if again):

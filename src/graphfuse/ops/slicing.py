@@ -14,7 +14,7 @@ from graphfuse.graph.dtypes import BOOL, I64
 from graphfuse.ops import expr as E
 from graphfuse.ops.expr import Const, Expr, lift
 from graphfuse.ops.registry import NotSupported, OpNode, op
-from graphfuse.ops.runtime_sizes import IMPOSSIBLE, items, measured, quotient_up, vector
+from graphfuse.ops.runtime_sizes import IMPOSSIBLE, items, measure_sizes, quotient_up, vector
 from graphfuse.ops.samples import Sample, bools, floats, int64, ints, sample, scalar
 from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, pad, size, slice_
 
@@ -91,14 +91,14 @@ def _slice_at_run_time(node: OpNode, x: Tensor) -> Tensor:
             values = (firsts[k], first), (strides[k], t), (counts[k], count)
             firsts[k], strides[k], counts[k] = (_if_axis(a, k, x.rank, new, old) for old, new in values)
     if all(isinstance(t, Const) for t in strides):
-        found = measured(node, [*firsts, *counts], *sources)
+        found = measure_sizes(node, [*firsts, *counts], *sources)
         return slice_(x, found[: x.rank], found[x.rank :], [int(t.value) for t in strides if isinstance(t, Const)])
     origin, stride = vector(firsts, *sources), vector(strides, *sources)
 
     def index(i: Sequence[Expr]) -> tuple[Expr, ...]:
         return tuple(load(origin, (Const(k, I64),)) + e * load(stride, (Const(k, I64),)) for k, e in enumerate(i))
 
-    return index_map(x, measured(node, counts, *sources), index, origin, stride)
+    return index_map(x, measure_sizes(node, counts, *sources), index, origin, stride)
 
 
 def _if_axis(a: Expr, k: int, rank: int, new: Expr, old: Expr) -> Expr:
@@ -226,7 +226,7 @@ def _widths_at_run_time(node: OpNode, x: Tensor) -> list[list[Dim]]:
             hit = E.logical("or", E.equal(a, k), E.equal(a, k - x.rank))
             sides[side][k] = E.where(hit, widths[side * len(numbers) + j], sides[side][k])
     found = [E.maximum(sign * w, 0) for sign in (1, -1) for side in sides for w in side]
-    sizes = measured(node, found, *sources)
+    sizes = measure_sizes(node, found, *sources)
     return [sizes[k : k + x.rank] for k in range(0, 4 * x.rank, x.rank)]
 
 

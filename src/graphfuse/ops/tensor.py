@@ -199,7 +199,7 @@ class Body:
     outputs: list[Tensor]
     captured: list[Tensor]
     sizes: list[Dim]
-    own_sizes: set[str]
+    own_sizes: frozenset[str]
 
     @property
     def outer(self) -> list[Tensor]:
