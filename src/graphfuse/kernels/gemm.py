@@ -5,15 +5,14 @@ Also every 1x1 convolution without padding or groups: its pixels are the rows.
 
 from __future__ import annotations
 
-from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product, same_shape
+from graphfuse.graph.dims import Dim, ceildiv, mul, product, same_shape
 from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, item_bytes, suffix
-from graphfuse.ops.tensor import Window
 from graphfuse.plan.site import ContractionSite, KernelCode, Lines
 from graphfuse.target import Target
 
 from .function import Function
 from .gemm_loops import Loops
-from .product import Product
+from .product import Product, no_matrices, no_product
 
 _DTYPES = (F32, F64, I32, U32, I64, U64)
 
@@ -26,25 +25,18 @@ class Gemm:
     in_place = True
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
-        prim = site.prim
-        if prim.kind not in ("matmul", "conv"):
-            return f"{prim.kind} is not a matrix product"
+        return no_product(site) or self._wrong_types(site) or no_matrices(site)
+
+    def _wrong_types(self, site: ContractionSite) -> str | None:
         if site.contraction.dtype not in _DTYPES:
             return f"no multiply-add for {site.contraction.dtype.name}"
-        if site.narrow:
-            return "the operands are narrower than their sums"
-        if prim.kind == "conv" and (reason := not_pointwise(prim.attrs)) is not None:
-            return reason
-        if prim.kind == "matmul" and min(a.rank for a in prim.args) < 2:
-            return "an operand has less than two dimensions"
-        return None
+        return "the operands are narrower than their sums" if site.narrow else None
 
     def cost(self, site: ContractionSite, target: Target) -> float:
         """Microseconds on one thread at 80 % of two vector multiply-adds a cycle and 3 GHz."""
         plan = Product(site, target)
-        multiplications = estimate(product([plan.rows.total, plan.operands.k, plan.operands.n]))
         lanes = target.lanes * 4 / item_bytes(plan.dtype)
-        return multiplications / (0.8 * 2 * lanes * 3e3) + 0.5
+        return plan.multiplications / (0.8 * 2 * lanes * 3e3) + 0.5
 
     def lines(self, site: ContractionSite, target: Target) -> Lines | None:
         """The rows of a 1x1 convolution of images are their pixels, line by line; those of matrices are their lines."""
@@ -87,17 +79,6 @@ class Gemm:
             scratch=scratch,
             describe=f"gemm {p.tile.rows}x{p.width} tiles, {kind}",
         )
-
-
-def not_pointwise(window: Window) -> str | None:
-    """Why a convolution is not a product of its pixels with a matrix; None if it is."""
-    if any(k != 1 for k in window.kernel):
-        return f"the window is {'x'.join(map(str, window.kernel))}, not 1x1"
-    if window.groups != 1:
-        return f"{window.groups} groups"
-    if any(p != 0 for p in (*window.pads_before, *window.pads_after)):
-        return "padding"
-    return None
 
 
 def _matrix_lines(site: ContractionSite) -> Lines | None:

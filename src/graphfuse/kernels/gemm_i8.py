@@ -15,7 +15,7 @@ from graphfuse.target import Target
 
 from .dot import QUAD, Dot, has_instruction, most_rows, products_per_cycle, quads, turned_sum
 from .function import Function, affine, times
-from .gemm import Gemm, not_pointwise
+from .gemm import Gemm
 from .gemm_loops import Loops
 from .product import Product
 from .tile import Tile
@@ -28,24 +28,19 @@ class GemmI8(Gemm):
     error_class = "exact"
 
     def accepts(self, site: ContractionSite, target: Target) -> str | None:
-        prim = site.prim
-        if prim.kind not in ("matmul", "conv"):
-            return f"{prim.kind} is not a matrix product"
-        if not site.narrow or prim.args[1].dtype != I8:
-            return "the operands are no bytes"
-        if prim.kind == "conv" and (reason := not_pointwise(prim.attrs)) is not None:
+        if (reason := super().accepts(site, target)) is not None:
             return reason
-        if prim.kind == "conv" and site.constants(prim.args[1]) is None:
+        if site.prim.kind == "conv" and site.constants(site.prim.args[1]) is None:
             return "the weights are not known at compile time"
-        if prim.kind == "matmul" and min(a.rank for a in prim.args) < 2:
-            return "an operand has less than two dimensions"
         return None
+
+    def _wrong_types(self, site: ContractionSite) -> str | None:
+        return None if site.narrow and site.prim.args[1].dtype == I8 else "the operands are no bytes"
 
     def cost(self, site: ContractionSite, target: Target) -> float:
         """Microseconds on one thread at 80 % of two vector instructions a cycle and 3 GHz."""
         plan = ByteProduct(site, target)
-        multiplications = estimate(product([plan.rows.total, plan.operands.k, plan.operands.n]))
-        return multiplications / (0.8 * products_per_cycle(target) * 3e3) + 0.5
+        return plan.multiplications / (0.8 * products_per_cycle(target) * 3e3) + 0.5
 
     def emit(self, site: ContractionSite, target: Target, any_rows: bool = False) -> KernelCode:
         p = ByteProduct(site, target, any_rows)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, same
+from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product, same
 from graphfuse.graph.dtypes import BF16, F32, DType, item_bytes
-from graphfuse.ops.tensor import Tensor
+from graphfuse.ops.tensor import Tensor, Window
 from graphfuse.plan.site import ContractionSite, Packed
 from graphfuse.target import Target
 
@@ -41,6 +41,30 @@ class Operands:
     lane_axis: int
     k: Dim
     n: Dim
+
+
+def no_product(site: ContractionSite) -> str | None:
+    """Why a contraction is no sum of products of two operands; None if it is."""
+    kind = site.prim.kind
+    return None if kind in ("matmul", "conv") else f"{kind} is not a matrix product"
+
+
+def no_matrices(site: ContractionSite) -> str | None:
+    """Why the operands of a product or convolution are not rows of elements and a matrix; None if they are."""
+    if site.prim.kind == "conv":
+        return _not_pointwise(site.prim.attrs)
+    return "an operand has less than two dimensions" if min(a.rank for a in site.prim.args) < 2 else None
+
+
+def _not_pointwise(window: Window) -> str | None:
+    """Why a convolution is not a product of its pixels with a matrix; None if it is."""
+    if any(k != 1 for k in window.kernel):
+        return f"the window is {'x'.join(map(str, window.kernel))}, not 1x1"
+    if window.groups != 1:
+        return f"{window.groups} groups"
+    if any(p != 0 for p in (*window.pads_before, *window.pads_after)):
+        return "padding"
+    return None
 
 
 def operands_of(site: ContractionSite) -> Operands:
@@ -124,6 +148,10 @@ class Product:
             self.tile = _split_tile(self.ways, vectors, target, self.dtype)
         elif self.halved:
             self.tile = _halved_tile(vectors, target)
+
+    @property
+    def multiplications(self) -> int:
+        return estimate(product([self.rows.total, self.operands.k, self.operands.n]))
 
     @property
     def k_bytes(self) -> int:
