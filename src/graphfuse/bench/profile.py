@@ -30,7 +30,7 @@ from graphfuse.options import CompileOptions
 from graphfuse.plan.calls import Plan
 from graphfuse.plan.site import Packed
 from graphfuse.plan.view import View
-from graphfuse.runtime.binder import bind_symbols
+from graphfuse.runtime.binder import bind_symbols, dims_array
 from graphfuse.runtime.library import Library, Pool, Weights, address_of, aligned_empty, aligned_zeros
 from graphfuse.runtime.session import Session
 from graphfuse.target import missing_here, physical_cores
@@ -237,9 +237,7 @@ class _Run:
         self.sizes = bind_symbols(ports, [arrays[port.name].shape for port in ports], subject.module.dims)
         results = subject.session.run(None, dict(arrays))
         pool, weights = Pool(library, threads), Weights(bundle.weights)
-        dims = np.array(
-            [*(self.sizes[name] for name in manifest.symbols), *([0] * (1 + len(manifest.measured)))], np.int64
-        )
+        dims = dims_array(self.sizes, manifest.symbols, manifest.measured)
         nbytes = library.model_arena_bytes(address_of(dims), threads)
         arena = aligned_zeros(nbytes)
         given = [np.ascontiguousarray(arrays[port.name]) for port in manifest.inputs]

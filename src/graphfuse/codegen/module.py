@@ -186,15 +186,14 @@ def _port(t: Tensor, name: str) -> Port:
 
 def _every_size(plan: Plan) -> Iterator[Dim]:
     """The sizes that the module computes with, those of bodies too."""
-    calls = list(plan.every_call)
     for t in [*plan.inputs, *plan.outputs]:
         yield from t.shape
-    for call in calls:
+    for call in plan.every_call:
         yield from call.sizes
         yield from _sizes_of_control(call)
     yield plan.arena.size
     yield from plan.arena.offsets.values()
-    for part in [plan, *(body for call in calls if call.control for body in call.control.bodies)]:
+    for part in plan.every_plan:
         yield from (d for g in part.guards for d in (g.left, g.right))
         yield from (x.value for x in part.learns if isinstance(x, Assign))
 

@@ -25,7 +25,7 @@ class Places:
     def __init__(self, plan: Plan, sizes: Sizes, weights: Weights) -> None:
         self.plan, self.sizes, self.weights = plan, sizes, weights
         calls = list(plan.every_call)
-        self._plans = [plan, *(body for call in calls if call.control for body in call.control.bodies)]
+        self._plans = list(plan.every_plan)
         self._pointers: dict[Buffer, str] = {}  # of loops' carried values
         for c in (c for call in calls if isinstance(call.control, Repeat) for c in call.control.carriers):
             self._pointers[c.before] = f"carried_{len(self._pointers)}"

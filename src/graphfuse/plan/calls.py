@@ -193,6 +193,13 @@ class Plan:
             for body in call.control.bodies if call.control else ():
                 yield from body.every_call
 
+    @property
+    def every_plan(self) -> Iterator[Plan]:
+        """This plan and those of all bodies."""
+        yield self
+        for call in self.every_call:
+            yield from call.control.bodies if call.control else ()
+
 
 def lifetimes(calls: Sequence[Call], kept: Sequence[Buffer] = ()) -> list[Lifetime]:
     """From which call to which each arena buffer is in use; those `kept` are until the end."""

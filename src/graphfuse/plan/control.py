@@ -71,10 +71,9 @@ def _plan_repeat(planner: Planner, region: Region, nest: Iteration, results: Map
     ]
     first = len(carriers)
     stacked = {k: planner.view(results[first + k]) for k in range(len(nest.stacks)) if first + k in results}
-    appended = [_appended(nest, k, place) for k, place in stacked.items() if _grows(nest, k, place)]
-    homes += [
-        (nest.stacks[k].part, _piece(nest, k, place)) for k, place in stacked.items() if not _grows(nest, k, place)
-    ]
+    grown = {k: place for k, place in stacked.items() if _grows(nest, k, place)}
+    appended = [_appended(nest, k, place) for k, place in grown.items()]
+    homes += [(nest.stacks[k].part, _piece(nest, k, place)) for k, place in stacked.items() if k not in grown]
     homes += [(part, x.part) for part, x in appended]
     ends = [] if nest.goes_on is None else [nest.goes_on]
     needs = [after for c in nest.carried for _, after in c.sizes.values()]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from graphfuse.artifact.dims import evaluate, symbols_of
 from graphfuse.errors import InputError
@@ -42,6 +44,14 @@ def bind_symbols(inputs: Sequence[Sized], shapes: Sequence[Shape], symbols: Sequ
             if dim not in symbols:
                 _check_dim(tensor, shape, axis, dim, size, values)
     return values
+
+
+def dims_array(sizes: Mapping[str, int], symbols: Sequence[str], measured: Sequence[str]) -> np.ndarray[Any, Any]:
+    """The argument `dims` of a compiled model: int64 values of its symbols, and room for the measured sizes of outputs.
+
+    It is never empty, so it has an address.
+    """
+    return np.array([*(sizes[name] for name in symbols), *([0] * (1 + len(measured)))], np.int64)
 
 
 def _check_dim(tensor: Sized, shape: Shape, axis: int, dim: int | str, size: int, values: dict[str, int]) -> None:

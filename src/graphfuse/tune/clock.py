@@ -12,7 +12,7 @@ import numpy as np
 
 from graphfuse.codegen.module import Module
 from graphfuse.errors import InputError
-from graphfuse.runtime.binder import bind_symbols
+from graphfuse.runtime.binder import bind_symbols, dims_array
 from graphfuse.runtime.library import Library, Pool, address_of, aligned_empty, aligned_zeros
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +33,7 @@ class Timed:
         self._profile.argtypes = (ctypes.c_void_p,) * 7
         sizes = bind_symbols(module.inputs, [arrays[port.name].shape for port in module.inputs], module.dims)
         self._guards = module.guards
-        dims = np.array([*(sizes[name] for name in module.dims), *([0] * (1 + len(module.measured)))], np.int64)
+        dims = dims_array(sizes, module.dims, module.measured)
         nbytes = face.model_arena_bytes(address_of(dims), threads)
         arena = aligned_zeros(nbytes)
         weights = _bytes(sum(len(chunk) for chunk in module.weight_chunks()))

@@ -21,7 +21,7 @@ from graphfuse.options import CompileOptions
 from graphfuse.plan.calls import Plan, lifetimes
 from graphfuse.plan.memory import lay_out_apart
 from graphfuse.plan.view import View
-from graphfuse.runtime.binder import bind_symbols
+from graphfuse.runtime.binder import bind_symbols, dims_array
 from graphfuse.runtime.library import Library, address_of, aligned_empty, aligned_zeros
 from graphfuse.toolchain.build import build
 
@@ -47,7 +47,7 @@ def region_values(
         path = build(module, options.target(), options, Path(folder))
         library, model_run = Library(path), ctypes.CDLL(str(path)).model_run
     model_run.argtypes = (ctypes.c_void_p,) * 6
-    dims = np.array([*(env[name] for name in module.dims), *([0] * (1 + len(module.measured)))], np.int64)
+    dims = dims_array(env, module.dims, module.measured)
     arena = aligned_zeros(max(1, library.model_arena_bytes(address_of(dims), 1)))
     weights = np.frombuffer(b"".join(chunks(module.weights)) or bytes(64), np.uint8)
     held = aligned_empty((weights.size,), np.dtype(np.uint8), weights.size)
