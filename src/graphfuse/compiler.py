@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from graphfuse import __version__, rules
@@ -31,8 +30,8 @@ from graphfuse.graph.dims import TYPICAL
 from graphfuse.graph.lists import results
 from graphfuse.graph.randomness import give_seeds
 from graphfuse.graph.text import model_text
-from graphfuse.importers.checks import external_files, read_proto
-from graphfuse.importers.onnx import import_onnx
+from graphfuse.importers.open import open_model
+from graphfuse.importers.source import Source
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
@@ -65,11 +64,12 @@ STRICT_SUM_BLOCK = 128
 class Job:
     """One compilation: what goes in, and what each stage made of it.
 
-    output: where the artifact goes (None: nowhere, the stages up to "emit" are all that can run); inputs and dims: what
-    verification uses, generated where not given; profile: build the library with `model_profile` (see `assemble`).
+    model: the model, or the path of its file; output: where the artifact goes (None: nowhere, the stages up to "emit"
+    are all that can run); inputs and dims: what verification uses, generated where not given; profile: build the
+    library with `model_profile` (see `assemble`).
     """
 
-    path: Path
+    model: Source | Path
     options: CompileOptions
     output: Path | None = None
     inputs: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -80,6 +80,16 @@ class Job:
     ledger: Ledger = field(default_factory=Ledger)
     results: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def source(self) -> Source:
+        """What is compiled. Raises ModelFileError for a path that is no model's."""
+        return open_model(self.model) if isinstance(self.model, Path) else self.model
+
+    @property
+    def where(self) -> str:
+        """What messages call the model."""
+        return str(self.model) if isinstance(self.model, Path) else self.model.where
 
     @cached_property
     def target(self) -> Target:
@@ -96,7 +106,7 @@ class Stage:
 
 
 def import_model(job: Job, _: None) -> ir.Model:
-    imported = import_onnx(job.path)
+    imported = job.source.read()
     job.ledger = imported.ledger
     give_seeds(imported.model, job.options.seed, job.ledger)
     return imported.model
@@ -120,7 +130,7 @@ def _disabled(job: Job) -> frozenset[str]:
 
 def fuse_model(job: Job, model: ir.Model) -> Fusion:
     strict = job.options.numerics == "strict"
-    return fuse(lower_graph(model.graph, str(job.path), job.dims, strict))
+    return fuse(lower_graph(model.graph, job.where, job.dims, strict))
 
 
 def plan_fusion(job: Job, fusion: Fusion) -> Plan:
@@ -136,7 +146,7 @@ def plan_fusion(job: Job, fusion: Fusion) -> Plan:
         return take_places(planned)
 
     def calls_of(fusion: Fusion, choose: Choose) -> Plan:
-        return plan(fusion, kernels, rows.emit, job.target, str(job.path), NEST_KERNELS, choose, sum_block, improve)
+        return plan(fusion, kernels, rows.emit, job.target, job.where, NEST_KERNELS, choose, sum_block, improve)
 
     if options.tune:
         planned = take_places(_tuned(job, fusion, calls_of, usual))
@@ -155,7 +165,7 @@ def _tuned(job: Job, fusion: Fusion, calls_of: Callable[[Fusion, Choose], Plan],
 
     def arrays(module: Module) -> dict[str, np.ndarray]:
         manifest = _manifest(job, module)
-        model = onnx.load(job.path, load_external_data=False)
+        model = job.source.proto()
         dims = {name: job.dims.get(name, fusion.program.one_item.get(name, TYPICAL)) for name in module.dims}
         return {**generate_inputs(manifest, model, dims, seed=0), **job.inputs}
 
@@ -195,21 +205,19 @@ def verify_library(job: Job, bundle: Bundle) -> Certificate | None:
     if not job.options.verify:
         return None
     if missing_here(job.target):
-        job.ledger.note(
-            "verify", str(job.path), f"not verified: {job.target.cpu_name} code does not run on this machine"
-        )
+        job.ledger.note("verify", job.where, f"not verified: {job.target.cpu_name} code does not run on this machine")
         return None
     with Session(bundle, threads=job.options.threads) as session:
         certificate = verify(
             session,
-            job.path,
+            job.source,
             inputs=job.inputs or None,
             dims=job.dims,
             rtol=job.options.rtol,
             atol=job.options.atol,
         )
     if not certificate.passed and not job.options.keep_going:
-        raise VerificationError(certificate.verdict, where=str(job.path), why=locate(job, certificate))
+        raise VerificationError(certificate.verdict, where=job.where, why=locate(job, certificate))
     return certificate
 
 
@@ -238,9 +246,8 @@ def locate(job: Job, certificate: Certificate) -> str:
 def _verified_inputs(job: Job, certificate: Certificate) -> dict[str, np.ndarray]:
     """The inputs that a certificate was made with: those given, and the others generated once more."""
     positive = any("positive" in record.origin for record in certificate.inputs)
-    model = onnx.load(job.path, load_external_data=False)
     manifest = _manifest(job, job.results["emit"])
-    return {**generate_inputs(manifest, model, certificate.dims, certificate.seed, positive), **job.inputs}
+    return {**generate_inputs(manifest, job.source.proto(), certificate.dims, certificate.seed, positive), **job.inputs}
 
 
 def _title(fusion: Fusion, region: Region) -> str:
@@ -351,7 +358,7 @@ def compile(path: str | Path, **options: Any) -> Session:
             return compile_model(path, Path(folder) / "model.gf", chosen).session()
     found = reuse.find(Path(path), chosen)
     if found is None:
-        compiled = compile_model(path, _kept_place(Path(path), chosen), chosen)
+        compiled = compile_model(path, _kept_place(open_model(Path(path)), chosen), chosen)
         session = compiled.session()
         if not _is_sound(compiled.job):
             shutil.rmtree(compiled.artifact, ignore_errors=True)  # what is loaded stays
@@ -371,7 +378,7 @@ def keep(job: Job, extra: str = "") -> None:
         return
     with suppress(GraphfuseError, OSError):
         assert job.output is not None
-        reuse.copy(read_bundle(job.output, runnable=False), _kept_place(job.path, job.options, extra))
+        reuse.copy(read_bundle(job.output, runnable=False), _kept_place(job.source, job.options, extra))
         ObjectCache(job.options.cache_root(), job.options.cache_bytes).prune()
 
 
@@ -380,11 +387,13 @@ def _is_sound(job: Job) -> bool:
     return certificate is None or certificate.passed
 
 
-def _kept_place(path: Path, options: CompileOptions, extra: str = "") -> Path:
-    reuse.know(path, options, external_files(read_proto(path), path))
-    artifact = reuse.place(path, options, extra)
+def _kept_place(source: Source, options: CompileOptions, extra: str = "") -> Path:
+    if source.path is None:
+        raise ArtifactError("a model in memory has no place in the cache", where=source.where)
+    reuse.know(source.path, options, source.companions())
+    artifact = reuse.place(source.path, options, extra)
     if artifact is None:
-        raise ArtifactError("the model's weights cannot be read", where=str(path))
+        raise ArtifactError("the model's weights cannot be read", where=source.where)
     return artifact
 
 

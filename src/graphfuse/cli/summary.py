@@ -27,7 +27,7 @@ def to_dict(job: Job) -> dict[str, Any]:
     certificate: Certificate | None = job.results.get("verify")
     memory = memory_of(job.ledger)
     return {
-        "model": str(job.path),
+        "model": job.where,
         "artifact": str(job.output) if "bundle" in job.results else None,
         "target": job.target.key(),
         "compiler": bundle.manifest.compiler if bundle else None,
@@ -44,7 +44,7 @@ def render(job: Job) -> RenderableType:
     """The same in a few lines."""
     figures = to_dict(job)
     account = figures["account"]
-    title = Text(one_line(job.path.name), "bold")
+    title = Text(one_line(job.source.name), "bold")
     if figures["artifact"]:
         title.append(" → ", "dim").append(one_line(figures["artifact"]))
     table = Table.grid(padding=(0, 2, 0, 0))

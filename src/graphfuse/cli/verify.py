@@ -11,11 +11,12 @@ import typer
 
 from graphfuse.cli.console import show, show_json
 from graphfuse.cli.values import AsJson, Dims, Inputs, Seed, Threads, load_inputs, parse_dims
-from graphfuse.errors import GraphfuseError, ModelFileError, VerificationError
+from graphfuse.errors import GraphfuseError, VerificationError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from graphfuse.importers.source import Source
     from graphfuse.options import CompileOptions
     from graphfuse.verify import Certificate
 
@@ -47,26 +48,24 @@ def command(
 ) -> None:
     """Compare an artifact with its model in onnxruntime: exit code 0 when they agree, 1 when they differ."""
     given, sizes = load_inputs(inputs), parse_dims(dims)
-    if not against.is_file():
-        raise ModelFileError("no such file", where=str(against), remedy="give the model file after --against")
     from graphfuse.compiler import load
-    from graphfuse.importers.checks import read_proto
+    from graphfuse.importers.open import open_model
     from graphfuse.options import CompileOptions
     from graphfuse.verify import verify
 
     options = CompileOptions(rtol=rtol, atol=atol, threads=threads)
-    read_proto(against)
+    source = open_model(against)
     with load(artifact, threads=threads) as session:
         if {tensor.name for tensor in session.manifest.inputs} == given.keys():
             session.run(None, given)  # tells what does not fit better than onnxruntime does
-        certificate = verify(session, against, given, dims=sizes, seed=seed, rtol=rtol, atol=atol)
-    region = "" if certificate.passed else _locate(certificate, against, options, given)
+        certificate = verify(session, source, given, dims=sizes, seed=seed, rtol=rtol, atol=atol)
+    region = "" if certificate.passed else _locate(certificate, source, options, given)
     _tell(certificate, region, as_json)
     if not certificate.passed:
         raise VerificationError(certificate.verdict, where=str(artifact), why=region)
 
 
-def _locate(certificate: Certificate, model: Path, options: CompileOptions, given: Mapping[str, Array]) -> str:
+def _locate(certificate: Certificate, model: Source, options: CompileOptions, given: Mapping[str, Array]) -> str:
     """Where the difference first arises when the model is compiled anew; empty when that cannot be told."""
     from graphfuse.compiler import Job, locate, run_stages
 

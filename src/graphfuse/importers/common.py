@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import onnx_ir as ir
 
 from graphfuse.ledger import Ledger
@@ -19,6 +20,18 @@ class UnknownValue:
     lacks: str
 
 
+@dataclasses.dataclass(frozen=True)
+class StateVariable:
+    """What a model keeps from one call to the next: an input of its graph that the next call gets from an output.
+
+    initial: the value that the first call starts from.
+    """
+
+    input: str
+    output: str
+    initial: np.ndarray
+
+
 @dataclasses.dataclass
 class Imported:
     """A model at `OPSET`, its ledger with every node registered, and what could not be inferred about its values."""
@@ -26,3 +39,4 @@ class Imported:
     model: ir.Model
     ledger: Ledger
     unknown: tuple[UnknownValue, ...] = ()
+    states: tuple[StateVariable, ...] = ()

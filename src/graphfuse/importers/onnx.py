@@ -50,7 +50,7 @@ def import_onnx(path: str | os.PathLike[str]) -> Imported:
         with _quiet():
             model = ir.from_proto(proto)
             ir.external_data.set_base_dir(model.graph, str(file.parent))
-            return _import(model, where)
+            return import_graph(model, where)
     except GraphfuseError:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -76,7 +76,11 @@ def _root_cause(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}", 200)
 
 
-def _import(model: ir.Model, where: str) -> Imported:
+def import_graph(model: ir.Model, where: str) -> Imported:
+    """The model, which is changed, at one opset: functions inlined, nodes named and registered, shapes inferred.
+
+    Raises ModelFileError or UnsupportedModelError.
+    """
     ledger = Ledger()
     _inline_functions(model, where)
     _use_standard_domain(model)

@@ -15,12 +15,14 @@ import onnx_ir as ir
 from graphfuse import __version__
 from graphfuse.errors import InputError
 from graphfuse.graph.randomness import random_values
+from graphfuse.importers.source import Source
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.runtime.session import Session
 from graphfuse.verify.certificate import Certificate, InputRecord
 from graphfuse.verify.compare import DEFAULT_TOLERANCE, DOUBLE_FACTOR, SATURATED_FLOOR, SATURATING, Tolerance, compare
 from graphfuse.verify.inputs import SIZES, generate_inputs, plausible_dims
-from graphfuse.verify.reference import Reference, run_double
+from graphfuse.verify.originals import Runner, original_of
+from graphfuse.verify.reference import run_double
 from graphfuse.verify.sensitivity import FACTOR, quantises, settle
 
 Array = np.ndarray[Any, Any]
@@ -37,7 +39,7 @@ _Accepted = tuple[dict[str, Array], dict[str, str], dict[str, Array], dict[str, 
 
 def verify(
     session: Session,
-    model: str | Path | onnx.ModelProto,
+    model: Source | str | Path | onnx.ModelProto,
     inputs: Mapping[str, Array] | None = None,
     *,
     dims: Mapping[str, int] | None = None,
@@ -46,15 +48,16 @@ def verify(
     atol: float | None = None,
     double: bool | None = None,
 ) -> Certificate:
-    """Runs `session` and the original `model` in onnxruntime, all its optimisations off, and compares every output.
+    """Runs `session` and the original `model` in its own framework, and compares every output.
 
-    inputs: arrays by name, those left out are generated from `seed`; dims: sizes of free dimensions by name, those left
-    out get plausible ones; rtol, atol: see Tolerance; double: also compare both with a float64 run (None: only where
-    the outputs are outside the tolerance). Never raises for a difference: look at `passed`. Raises InputError when the
-    inputs or sizes given do not fit, or none can be found that the reference accepts.
+    model: as it was read, or an ONNX file; that runs in onnxruntime, all its optimisations off; inputs: arrays by name,
+    those left out are generated from `seed`; dims: sizes of free dimensions by name, those left out get plausible ones;
+    rtol, atol: see Tolerance; double: also compare both with a float64 run (None: only where the outputs are outside
+    the tolerance). Never raises for a difference: look at `passed`. Raises InputError when the inputs or sizes given do
+    not fit, or none can be found that the reference accepts.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model, load_external_data=False)
-    reference = Reference(model)
+    original = original_of(model)
+    proto, reference = original.graph(False), original.runner
     tolerance = Tolerance(rtol, atol)
     chosen, origin, expected, ours = _first_accepted(session, proto, reference, inputs or {}, dims or {}, seed)
     names = [tensor.name for tensor in session.manifest.outputs]
@@ -64,11 +67,11 @@ def verify(
         expected = {name: _in_place_of_draws(ours[name], e) if name in drawn else e for name, e in expected.items()}
     reports = [compare(name, ours[name], expected[name], tolerances[name]) for name in names]
     if double or (double is None and not all(report.passed for report in reports)):
-        exact = run_double(model if isinstance(model, onnx.ModelProto) else onnx.load(model), chosen) or {}
+        exact = run_double(original.graph(True), chosen) or {}
         exact = _spelled(session, exact) if exact else {}
         reports = [compare(name, ours[name], expected[name], tolerances[name], exact.get(name)) for name in names]
     if not all(report.passed for report in reports) and quantises(proto):
-        whole = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
+        whole = original.graph(True)
         reports = [settle(r, whole, chosen, ours[r.name], expected[r.name]) for r in reports]
     reports = [replace(r, reason=r.reason or DRAWN) if r.name in drawn else r for r in reports]
     shapes = [chosen[tensor.name].shape for tensor in session.manifest.inputs]
@@ -80,7 +83,7 @@ def verify(
         seed=seed,
         threads=session.threads,
         versions={"graphfuse": __version__, reference.name: reference.version, "numpy": np.__version__},
-        rule=_rule(tolerance),
+        rule=_rule(tolerance, reference.name),
     )
 
 
@@ -96,7 +99,7 @@ def _spelled(session: Session, values: Mapping[str, Any]) -> dict[str, Array]:
     for name, value in values.items():
         names = lists.get(name)
         if names is not None and len(names) != len(value):
-            raise InputError(f"onnxruntime returns {len(value)} tensors, not {len(names)}", where=f"output {name!r}")
+            raise InputError(f"the reference returns {len(value)} tensors, not {len(names)}", where=f"output {name!r}")
         spelled.update({name: value} if names is None else zip(names, value, strict=True))
     return spelled
 
@@ -104,7 +107,7 @@ def _spelled(session: Session, values: Mapping[str, Any]) -> dict[str, Array]:
 def _first_accepted(
     session: Session,
     model: onnx.ModelProto,
-    reference: Reference,
+    reference: Runner,
     given: Mapping[str, Array],
     dims: Mapping[str, int],
     seed: int,
@@ -190,14 +193,14 @@ def _record(name: str, array: Array, origin: str) -> InputRecord:
     return InputRecord(name, array.dtype.name, tuple(array.shape), origin, digest)
 
 
-def _rule(tolerance: Tolerance) -> str:
+def _rule(tolerance: Tolerance, reference: str) -> str:
     rtol = "rtol by dtype (" + ", ".join(f"{name} {value:g}" for name, value in DEFAULT_TOLERANCE.items()) + ")"
     rtol = rtol if tolerance.rtol is None else f"rtol {tolerance.rtol:g}"
     scaled = f"max(rtol * rms(expected), {SATURATED_FLOOR:g} behind a saturating function)"
     atol = scaled if tolerance.atol is None else f"{tolerance.atol:g}"
     return (
         f"|ours - expected| <= {atol} + rtol * |expected| with {rtol}, or no farther from a float64 run than "
-        f"{DOUBLE_FACTOR:g} times what onnxruntime is; of quantised models no farther from onnxruntime than {FACTOR:g} "
+        f"{DOUBLE_FACTOR:g} times what {reference} is; of quantised models no farther from {reference} than {FACTOR:g} "
         "times what it moves by when its constants move to their neighbours; NaN and infinity in the same places; "
         "integers and booleans equal"
     )

@@ -1,0 +1,1 @@
+"""Forms of model files, one a file: what marks its contents, and what reads it."""
