@@ -332,17 +332,16 @@ class Compiled:
 
 
 def compile_model(
-    path: str | Path,
+    model: Source | str | Path,
     output: str | Path,
     options: CompileOptions | None = None,
     progress: Progress | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
     dims: Mapping[str, int] | None = None,
 ) -> Compiled:
-    """Compile a model file into an artifact folder. Raises GraphfuseError; then nothing is left at `output`."""
-    job = Job(
-        Path(path), options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None)
-    )
+    """Compile a model, or a file, into an artifact folder. Raises GraphfuseError; then nothing is left at `output`."""
+    source = model if isinstance(model, Source) else Path(model)
+    job = Job(source, options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None))
     run_stages(job)
     return Compiled(Path(output), job)
 

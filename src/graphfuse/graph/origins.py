@@ -16,6 +16,11 @@ from graphfuse.ledger import Ledger
 
 ORIGINS_KEY = "graphfuse.origins"
 DIMS_KEY = "graphfuse.dims"
+# What only dresses up the work of another: where several nodes spell one of the user's, none of these stands for it
+# without need.
+DRESSING = frozenset(
+    {"Cast", "CastLike", "Expand", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
+)
 
 
 def origins(node: ir.Node) -> tuple[str, ...]:

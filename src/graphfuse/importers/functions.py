@@ -8,15 +8,13 @@ import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 
-from graphfuse.graph.origins import all_nodes, label, origins, set_origins
+from graphfuse.graph.origins import DRESSING, all_nodes, label, origins, set_origins
 from graphfuse.ops.registry import find
 
 # Calls get a domain of their own while they are inlined: whatever the user's functions are called, none is meant.
 _DOMAIN = "graphfuse.standard"
 # The domains that ONNX itself defines with functions.
 _STANDARD = ("", "ai.onnx.preview")
-# What a body may end with that is not the operator's work: none of these stands for the user's node without need.
-_DRESSING = frozenset({"Identity", "Cast", "CastLike", "Reshape", "Squeeze", "Unsqueeze", "Transpose"})
 
 
 def expand_functions(model: ir.Model) -> bool:
@@ -117,6 +115,6 @@ def _result(node: ir.Node) -> str:
 def _worker(node: ir.Node, made: list[ir.Node]) -> ir.Node:
     """The node that does the work behind a result: the one that makes it, or what that one only dresses up."""
     worker: ir.Node | None = node
-    while worker is not None and worker.op_type in _DRESSING:
+    while worker is not None and worker.op_type in DRESSING:
         worker = worker.inputs[0].producer() if worker.inputs and worker.inputs[0] is not None else None
     return worker if worker is not None and worker in made else node

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -76,9 +76,10 @@ def _root_cause(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {error}", 200)
 
 
-def import_graph(model: ir.Model, where: str) -> Imported:
+def import_graph(model: ir.Model, where: str, operators: Mapping[str, str] | None = None) -> Imported:
     """The model, which is changed, at one opset: functions inlined, nodes named and registered, shapes inferred.
 
+    operators: what to register instead, name -> type, where the model is a spelling of another framework's (Spelled).
     Raises ModelFileError or UnsupportedModelError.
     """
     ledger = Ledger()
@@ -90,10 +91,7 @@ def import_graph(model: ir.Model, where: str) -> Imported:
     _trim_absent_outputs(model)
     _forget_declared_shapes(model)
     passes.NameFixPass()(model)
-    for node in all_nodes(model.graph):
-        assert node.name is not None
-        ledger.register(node.name, node.op_type)
-        set_origins(node, [node.name])
+    _register(model, ledger, operators)
     _lift_constants(model, ledger)
     model.ir_version = max(model.ir_version, _IR_VERSION)
     model = convert_opset(model, where)
@@ -109,6 +107,21 @@ def import_graph(model: ir.Model, where: str) -> Imported:
         infer_or_refuse(model, where)
     check_origins(model, ledger, "import")
     return Imported(model, ledger, unknown_values(model))
+
+
+def _register(model: ir.Model, ledger: Ledger, operators: Mapping[str, str] | None) -> None:
+    """Open the account of every operator of the user's: the nodes themselves, or what they were spelled from."""
+    if operators is None:
+        for node in all_nodes(model.graph):
+            assert node.name is not None
+            ledger.register(node.name, node.op_type)
+            set_origins(node, [node.name])
+        return
+    for name, op_type in operators.items():
+        ledger.register(name, op_type)
+    carried = {name for node in all_nodes(model.graph) for name in origins(node)}
+    known = [name for name in operators if name not in carried]
+    ledger.settle(known, "folded", by="import", reason="known when the model is read")
 
 
 def _use_standard_domain(model: ir.Model) -> None:

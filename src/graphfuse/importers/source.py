@@ -11,7 +11,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from graphfuse.importers.common import Imported, StateVariable
+from graphfuse.importers.common import Imported
+from graphfuse.importers.spelling import Spelled
 
 
 class Source(ABC):
@@ -48,27 +49,25 @@ class Converted(Source):
     """A model of another framework, whose importer spells it in ONNX's operators."""
 
     @abstractmethod
-    def convert(self) -> ir.Model:
-        """The model in ONNX's operators, its nodes under the user's own names. Called once."""
-
-    def states(self) -> tuple[StateVariable, ...]:
-        """What the model keeps from one call to the next."""
-        return ()
+    def convert(self) -> Spelled:
+        """The model in ONNX's operators, under the user's own names. Raises ModelFileError or UnsupportedModelError."""
 
     @cached_property
-    def converted(self) -> ir.Model:
+    def converted(self) -> Spelled:
+        """The same, made once."""
         return self.convert()
 
     def read(self) -> Imported:
         # Late, as importing a graph needs every rule of the conversion.
         from graphfuse.importers.onnx import import_graph
 
-        imported = import_graph(self.converted.clone(), self.where)
-        imported.states = self.states()
+        spelled = self.converted
+        imported = import_graph(spelled.model.clone(), self.where, spelled.operators)
+        imported.states = spelled.states
         return imported
 
     def proto(self, weights: bool = False) -> onnx.ModelProto:
-        return ir.to_proto(self.converted)
+        return ir.to_proto(self.converted.model)
 
 
 @dataclass(frozen=True)
