@@ -85,7 +85,7 @@ class Speller:
         """A constant of the user's, under its name."""
         name = self._unique_value(name)
         tensor = array if isinstance(array, ir.TensorProtocol) else ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(list(tensor.shape)), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
         self.initializers[name] = value
         return value
 
