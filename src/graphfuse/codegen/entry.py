@@ -17,6 +17,8 @@ from graphfuse.plan.memory import aligned
 from graphfuse.plan.site import KernelCode
 from graphfuse.plan.view import Buffer, View
 
+STOPPED = -2  # what model_run returns where model_stop ended it
+
 
 @dataclass
 class _Progress:
@@ -207,6 +209,8 @@ class Entry:
         conditions = [] if control.trips is None else [f"{number} < {self.sizes.text(control.trips)}"]
         with w.block(f"for ({number} = 0; {' && '.join([*conditions, *(['going'] if ends else [])])}; ++{number})"):
             inside = at.copy()
+            if self.places.stoppable:
+                w.line(f"if (__atomic_load_n(stop, __ATOMIC_RELAXED)) return {STOPPED};")
             self._body(w, control.bodies[0], inside)
             for x in control.appended:
                 self._add_row(w, control, x, call)

@@ -65,12 +65,19 @@ void model_output_shapes(const int64_t *dims, int64_t *shapes);
 
 /* Frees what an arena holds besides itself: tensors of measured sizes. */
 void model_release(void *arena);
-
+@STOP@
 #ifdef __cplusplus
 }
 #endif
 
 #endif
+"""
+
+_STOP = """
+/* This model has loops of which only the data says how often they run. With `stop` other than 0 a run in this arena
+ * ends when the next iteration of a loop begins, and returns -2; 0 takes that back, which every run after it needs.
+ * Any thread and any signal handler may call it. The arena must be zero before its first use. */
+void model_stop(void *arena, int stop);
 """
 
 
@@ -164,11 +171,13 @@ def assemble(
     body = entry.model_run() + model_call(len(plan.inputs), len(plan.outputs), plan.returned)
     timed = [_CLOCK, entry.model_run(timed=True)] if profile else []
     companions = [_arena_bytes(plan, sizes, places), _output_shapes(plan, sizes, entry.returned), _release(places)]
+    if places.stoppable:
+        companions.append(_stop(places))
     return Module(
         *preamble,
         entry.kernels,
         "\n".join([*([weights.embedded()] if embed_weights else []), *companions, body, *timed]),
-        HEADER.replace("@OUT@", entry.out_type).replace("@DIMS@", entry.dims_type),
+        _header(entry, places),
         "\n".join([pool, slots]) if places.slots or sizes.measured else pool,
         weights.arrays,
         sizes.symbols,
@@ -178,6 +187,11 @@ def assemble(
         entry.returned,
         places.head,
     )
+
+
+def _header(entry: Entry, places: Places) -> str:
+    stop = _STOP if places.stoppable else ""
+    return HEADER.replace("@OUT@", entry.out_type).replace("@DIMS@", entry.dims_type).replace("@STOP@", stop)
 
 
 def _port(t: Tensor, name: str) -> Port:
@@ -237,4 +251,11 @@ def _release(places: Places) -> str:
     w = Writer()
     with w.block("GF_API void model_release(void *arena)"):
         w.line(f"gf_free_slots(arena, {places.slots});" if places.slots else "(void)arena;")
+    return w.text()
+
+
+def _stop(places: Places) -> str:
+    w = Writer()
+    with w.block("GF_API void model_stop(void *arena, int stop)"):
+        w.line(f"__atomic_store_n({places.stop}, stop, __ATOMIC_RELAXED);")
     return w.text()

@@ -13,13 +13,14 @@ from graphfuse.plan.site import Packed
 from graphfuse.plan.view import Buffer, View
 
 _SLOT_BYTES = 24  # of a gf_slot
+_STOP_BYTES = 8  # of the word by which a run is stopped
 
 
 class Places:
     """The memory of a plan and of the bodies in it.
 
-    slots: how many there are; the last is for scratch of measured size, where a call wants such. head: the bytes at the
-    beginning of the arena that they take.
+    slots: how many there are; the last is for scratch of measured size, where a call wants such. stoppable: whether a
+    loop may run so long that one wants to stop it. head: the bytes that this takes at the beginning of the arena.
     """
 
     def __init__(self, plan: Plan, sizes: Sizes, weights: Weights) -> None:
@@ -39,7 +40,9 @@ class Places:
         self._grown = {buffer: names[home] for buffer, home in homes.items()}
         late_scratch = any(measured(call.code.scratch) for call in calls)
         self.slots = max(plan.arena.slots.values(), default=-1) + 1 + late_scratch
-        self.head = int(aligned(self.slots * _SLOT_BYTES))  # type: ignore[call-overload]
+        self.stoppable = any(isinstance(call.control, Repeat) and call.control.is_open for call in calls)
+        self.stop = f"(int *)((char *)arena + {self.slots * _SLOT_BYTES})"
+        self.head = int(aligned(self.slots * _SLOT_BYTES + self.stoppable * _STOP_BYTES))  # type: ignore[call-overload]
 
     def _home(self, buffer: Buffer) -> Buffer:
         for plan in self._plans:
@@ -51,6 +54,8 @@ class Places:
         """The variables that say where tensors of measured sizes and carried values are."""
         if self.slots:
             w.line("gf_slot *const slots = arena;")
+        if self.stoppable:
+            w.line(f"const int *const stop = {self.stop};")
         for name in dict.fromkeys(self._grown.values()):
             w.line(f"char *{name} = NULL;")
         for buffer, name in self._pointers.items():

@@ -16,7 +16,7 @@ import sympy
 from graphfuse.graph.bodies import body_of, keeps_condition, scan_facts, truth, varying_axes
 from graphfuse.graph.dims import Dim, measured, same
 from graphfuse.graph.dtypes import BOOL, I64, DType
-from graphfuse.ops.expr import Const, Size, where
+from graphfuse.ops.expr import Const, Expr, Size, where
 from graphfuse.ops.measured import Source
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.tensor import (
@@ -32,6 +32,7 @@ from graphfuse.ops.tensor import (
 
 # Trip counts from here on mean "until the condition ends it".
 _ENDLESS = 1 << 31
+_MOST_TRIPS = 1 << 46  # GF_MOST_BYTES, beyond which no size is taken for one
 
 
 @dataclass(eq=False)
@@ -265,11 +266,16 @@ def _trips(node: OpNode, most: Tensor | None) -> Dim | None:
         return None
     known = node.dims(0)
     if known is None:
-        return node.measure(_scalar(map_(lambda n: where(n < 0, Const(0, I64), n), most)))[0]
+        return node.measure(_scalar(map_(_as_size, most)))[0]
     [count] = known
     if not isinstance(count, int):
         return count
     return None if count >= _ENDLESS else max(0, count)
+
+
+def _as_size(n: Expr) -> Expr:
+    """A trip count as a size: no size is negative, nor beyond all memory. So many iterations take days."""
+    return where(n < 0, Const(0, I64), where(n > _MOST_TRIPS, Const(_MOST_TRIPS, I64), n))
 
 
 @op("Scan")

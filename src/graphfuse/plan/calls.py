@@ -8,11 +8,13 @@ from functools import cached_property
 
 from graphfuse.fuse.guards import Guard
 from graphfuse.fuse.regions import Fusion, Region
-from graphfuse.graph.dims import Dim, add, estimate
+from graphfuse.graph.dims import Dim, add, estimate, measured
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.memory import Arena, Lifetime, lay_out
 from graphfuse.plan.site import Kernel, KernelCode, Lines
 from graphfuse.plan.view import Buffer, View
+
+_MANY = 1 << 16  # iterations from which on one may want to stop a loop
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +116,11 @@ class Repeat:
     fusions: tuple[Fusion, ...]
     bodies: tuple[Plan, ...]
     workspace: Buffer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it may run for ever, or nearly: no size of an input bounds how often, only the data does."""
+        return self.trips is None or (isinstance(self.trips, int) and self.trips >= _MANY) or bool(measured(self.trips))
 
 
 @dataclass

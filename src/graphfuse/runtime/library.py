@@ -26,6 +26,8 @@ _FACE: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "gf_pool_destroy": (None, (_POINTER,)),
     "gf_pool_threads": (_INT, (_POINTER,)),
 }
+# The same of what only models with loops of unknown length export.
+_MAY_HAVE: dict[str, tuple[Any, tuple[Any, ...]]] = {"model_stop": (None, (_POINTER, _INT))}
 ALIGNMENT = 64  # bytes of a cache line and of the widest vector
 
 
@@ -38,6 +40,7 @@ class Library:
         self.model_arena_bytes: Callable[[int, int], int] = functions["model_arena_bytes"]
         self.model_output_shapes: Callable[[int, int], None] = functions["model_output_shapes"]
         self.model_release: Callable[[int], None] = functions["model_release"]
+        self.model_stop: Callable[[int, int], None] | None = functions.get("model_stop")
         self.gf_pool_create: Callable[[int], int | None] = functions["gf_pool_create"]
         self.gf_pool_destroy: Callable[[int], None] = functions["gf_pool_destroy"]
         self.gf_pool_threads: Callable[[int], int] = functions["gf_pool_threads"]
@@ -127,10 +130,12 @@ def _load(path: Path) -> dict[str, Callable[..., Any]]:
             remedy = "compile the model for this machine"
             raise ArtifactError("the library does not load", where=str(path), why=str(error), remedy=remedy) from error
     functions: dict[str, Callable[..., Any]] = {}
-    for name, (result, arguments) in _FACE.items():
+    for name, (result, arguments) in {**_FACE, **_MAY_HAVE}.items():
         try:
             function = getattr(library, name)
         except AttributeError as error:
+            if name in _MAY_HAVE:
+                continue
             raise InternalError(f"the library lacks {name}", where=str(path)) from error
         function.restype, function.argtypes = result, arguments
         functions[name] = function

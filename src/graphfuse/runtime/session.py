@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +18,7 @@ from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
 from graphfuse.runtime.context import CallPlan, Context, Measured
+from graphfuse.runtime.interrupt import InterruptibleCall
 from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, aligned_empty
 from graphfuse.target import physical_cores
 
@@ -54,6 +55,7 @@ class Session:
 
     Any number of Python threads may call one session at once: every running call has an arena of its own (kept for the
     next one), and while one call uses the thread pool in a kernel, others run theirs alone: with the same results.
+    Ctrl-C ends a call from the main thread that is in a loop of unknown length, with KeyboardInterrupt as ever.
     Raises ArtifactError when the artifact cannot be used, InputError for a wrong number of threads.
     """
 
@@ -72,7 +74,9 @@ class Session:
         self._measured = {
             k: tensor.name for k, tensor in enumerate(self.manifest.outputs) if _is_measured(tensor, self.manifest)
         }
-        self._model_call = self._library.model_call
+        self._model_call: Callable[[int], int] = self._library.model_call
+        if self._library.model_stop is not None:
+            self._model_call = InterruptibleCall(self._library, self._ports)
         self._free: list[Context] = []
         self._state = self._new_state(physical_cores() if threads is None else threads)
 
@@ -337,7 +341,7 @@ class Binding:
         ports = [*self.inputs.values(), *self.outputs.values()]
         context.arguments[: len(ports)] = [id(array) + ELEMENTS for array in ports]
         self._keep = (session, weights, state, plan, context, ports)
-        self._model_call, self._address = session._library.model_call, context.address
+        self._model_call, self._address = session._model_call, context.address
 
     def __call__(self) -> dict[str, Array]:
         """Runs the model on what `inputs` hold now. Raises InputError when a run-time guard of the model fails."""

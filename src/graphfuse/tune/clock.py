@@ -13,6 +13,7 @@ import numpy as np
 from graphfuse.codegen.module import Module
 from graphfuse.errors import InputError
 from graphfuse.runtime.binder import bind_symbols, dims_array
+from graphfuse.runtime.interrupt import interruptible
 from graphfuse.runtime.library import Library, Pool, address_of, aligned_empty, aligned_zeros
 
 Array = np.ndarray[Any, Any]
@@ -32,6 +33,7 @@ class Timed:
         self._profile = entries.model_profile
         self._profile.argtypes = (ctypes.c_void_p,) * 7
         sizes = bind_symbols(module.inputs, [arrays[port.name].shape for port in module.inputs], module.dims)
+        self._stop = face.model_stop
         self._guards = module.guards
         dims = dims_array(sizes, module.dims, module.measured)
         nbytes = face.model_arena_bytes(address_of(dims), threads)
@@ -47,6 +49,7 @@ class Timed:
         results = self._results(module, shapes)
         tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, results)]
         pool = Pool(face, threads)
+        self._arena = address_of(arena)
         self._stamps = np.zeros(calls + 1, np.int64)
         self._keep = (entries, face, dims, arena, weights, given, results, tables, pool)
         places = (weights, *tables, dims, arena)
@@ -65,7 +68,7 @@ class Timed:
 
     def run(self) -> Array:
         """Seconds of each call of one run. Raises InputError when a guard of the model refuses the sizes."""
-        status = self._profile(*self._arguments)
+        status = self._call()
         if status:
             remedy = "give sizes that it takes with --dim, or inputs"
             raise InputError(
@@ -73,6 +76,12 @@ class Timed:
             )
         seconds: Array = np.diff(self._stamps) * 1e-9
         return seconds
+
+    def _call(self) -> int:
+        stop, arena = self._stop, self._arena
+        if stop is None:
+            return self._profile(*self._arguments)  # type: ignore[no-any-return]
+        return interruptible(lambda: self._profile(*self._arguments), lambda: stop(arena, 1))
 
 
 def best_times(timed: Sequence[Timed], seconds: float) -> list[Array]:

@@ -15,6 +15,7 @@ from onnx import helper, numpy_helper
 
 from graphfuse.errors import InputError
 from graphfuse.graph.shape_rules import OPSET
+from graphfuse.runtime.interrupt import interruptible
 from graphfuse.verify.reference_ops import FAST_OPS
 
 Array = np.ndarray[Any, Any]
@@ -60,10 +61,19 @@ class Reference:
         if self._evaluator is not None:
             return self._evaluate(inputs)
         try:
-            values = self._session.run(self.outputs, dict(inputs))
+            values = self._run(dict(inputs))
         except Exception as error:
             raise InputError("onnxruntime refuses these inputs", why=_first_line(error)) from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def _run(self, inputs: dict[str, Array]) -> Any:
+        """onnxruntime's results; it ends when the user interrupts it."""
+        options = onnxruntime.RunOptions()
+
+        def stop() -> None:
+            options.terminate = True
+
+        return interruptible(lambda: self._session.run(self.outputs, inputs, options), stop)
 
     def _evaluates(self, model: str | Path | onnx.ModelProto) -> bool:
         """Whether ONNX's evaluator takes the model, which has what onnxruntime (or NumPy) may lack."""
