@@ -14,6 +14,14 @@ from graphfuse.compiler import compile_model
 from graphfuse.errors import InputError
 from graphfuse.options import CompileOptions
 
+SLICES = {
+    "of the last": (-1, 2**63 - 1, 1),
+    "of the last two": (-2, 99, 1),
+    "of all but the last": (0, -1, 1),
+    "of all but the first": (1, 2**63 - 1, 1),
+    "backwards": (-1, -(2**63), -1),
+    "backwards, every second": (-2, -99, -2),
+}
 MODELS = {
     "map": "g (float[N, M] x, float[M] b) => (float[N, M] y) { y = Add(x, b) }",
     "product": "g (float[N, K] x, float[K, M] w) => (float[N, M] y) { y = MatMul(x, w) }",
@@ -30,6 +38,17 @@ MODELS = {
         s = Constant<value = int64[2] {-1, 2}>() y = Reshape(x, s) }""",
     "slice": """g (float[N, 3] x) => (float[K, 3] y) {
         s = Constant<value = int64[1] {0}>() e = Constant<value = int64[1] {2}>() y = Slice(x, s, e) }""",
+    **{
+        f"slice {which}": f"""g (float[N, 3] x) => (float[K, 3] y) {{
+        s = Constant<value = int64[1] {{{start}}}>() e = Constant<value = int64[1] {{{end}}}>()
+        a = Constant<value = int64[1] {{0}}>() t = Constant<value = int64[1] {{{step}}}>()
+        z = Slice(x, s, e, a, t) y = Exp(z) }}"""
+        for which, (start, end, step) in SLICES.items()
+    },
+    "differences": """g (float[N, 3] x) => (float[K, 3] y) {
+        z = Constant<value = int64[1] {0}>() e = Constant<value = int64[1] {-1}>()
+        o = Constant<value = int64[1] {1}>() f = Constant<value = int64[1] {9223372036854775807}>()
+        a = Slice(x, o, f) b = Slice(x, z, e) y = Sub(a, b) }""",
     "border": """g (float[N, 3] x) => (float[K, 3] y) {
         s = Constant<value = int64[4] {1, 0, 2, 0}>() y = Pad(x, s) }""",
     "sums of what came before": """g (float[N, M] x) => (float[N, M] y) {
@@ -46,8 +65,9 @@ REFUSED = {
         {"N": 0, "M": 2},
     ),
     "the last element": (
-        """g (float[N, 3] x) => (float[K, 3] y) {
-            s = Constant<value = int64[1] {-1}>() e = Constant<value = int64[1] {99}>() y = Slice(x, s, e) }""",
+        """g (float[N, 3] x, float[4, 3] z) => (float[4, 3] y) {
+            s = Constant<value = int64[1] {-1}>() e = Constant<value = int64[1] {99999999999}>()
+            a = Slice(x, s, e) y = Add(a, z) }""",
         {"N": 0},
     ),
     "all but the last": (

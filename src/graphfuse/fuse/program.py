@@ -124,6 +124,10 @@ class _Scope:
     def rounds(self) -> tuple[Dim, ...]:
         return self.program.rounds
 
+    @property
+    def is_outermost(self) -> bool:
+        return self.program.around is None and self.node.graph is self.program.graph
+
     def body(self, graph: ir.Graph, inputs: Sequence[Tensor], number: Dim | None = None) -> Body:
         outer = self.program
         rounds = outer.rounds if number is None else (*outer.rounds, number)

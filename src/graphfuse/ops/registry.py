@@ -41,6 +41,10 @@ class Scope(Protocol):
     def rounds(self) -> tuple[Dim, ...]:
         """The numbers of the iterations of the loops around it, outer ones first."""
 
+    @property
+    def is_outermost(self) -> bool:
+        """Whether the node stands in the model's own graph, and in no body."""
+
     def body(self, graph: ir.Graph, inputs: Sequence[Tensor], number: Dim | None = None) -> Body:
         """A graph of the node, lowered as a program of its own, for these inputs; number: of a loop's iteration."""
 

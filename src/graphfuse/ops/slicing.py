@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+import onnx_ir as ir
 import sympy
 
 from graphfuse.graph import dims as D
@@ -20,6 +21,7 @@ from graphfuse.ops.tensor import Tensor, generate, index_map, load, map_, pad, s
 
 # Models write "to the end" as the largest number of some integer type.
 _FAR = 2**31 - 1
+_MOST_USERS = 64  # values that are followed to the outputs
 
 
 def _slice_samples() -> list[Sample]:
@@ -64,11 +66,12 @@ def slice_op(node: OpNode) -> Tensor:
     steps = [1] * len(starts) if node.optional(4) is None else node.integers(4, "the steps")
     first: list[Dim] = [0] * x.rank
     step, shape = [1] * x.rank, list(x.shape)
+    along = _along_any if _only_returned(node) else _along
     for a, s, e, t in zip(axes, starts, ends, steps, strict=True):
         k = node.axis(a, x.rank)
         if t == 0:
             raise NotSupported("a step of 0")
-        first[k], shape[k], step[k] = _along(x.shape[k], s, e, int(t))
+        first[k], shape[k], step[k] = along(x.shape[k], s, e, int(t))
     return x if D.same_shape(shape, x.shape) and all(t == 1 for t in step) else slice_(x, first, shape, step)
 
 
@@ -136,6 +139,57 @@ def _along(extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]
     last = D.add(extent, -1)
     first, beyond = _clamp(start, extent, 0, last), _clamp(end, extent, -1, last)
     return first, D.maximum(0, D.ceildiv(D.add(first, D.mul(-1, beyond)), -step)), step
+
+
+def _along_any(extent: Dim, start: Dim, end: Dim, step: int) -> tuple[Dim, Dim, int]:
+    """As `_along`, also right for sizes of 0, which symbols of inputs are not taken for."""
+    usual = _along(extent, start, end, step)
+    if isinstance(extent, int):
+        return usual
+    given = [sympy.sympify(d) for d in (extent, start, end)]
+    sizes = {s: D.symbol_named(s.name) for d in given for s in d.free_symbols}
+    whole, low, high = (D.norm(d.xreplace(sizes)) for d in given)
+    first, count, _ = _along(whole, low, high, step)
+    back = {new: old for old, new in sizes.items()}
+    first, count = (D.norm(sympy.sympify(d).xreplace(back)) for d in (first, count))
+    if step < 0:
+        count = D.Min(extent, sympy.sympify(count))
+    elif step == 1 and isinstance(start, int) and start < 0 and isinstance(end, int) and end >= _FAR:
+        count = D.Min(sympy.Integer(-start), extent)
+    return first, count, step
+
+
+# What gives a result of its operand's shape, or of the one shape of both.
+_SAME_SHAPE = frozenset(
+    {"Abs", "Cast", "Ceil", "Clip", "Erf", "Exp", "Floor", "Identity", "LeakyRelu", "Log", "LogSoftmax", "Neg", "Not"}
+    | {"Relu", "Round", "Sigmoid", "Sign", "Softmax", "Sqrt", "Tanh", "Transpose"}
+)
+_OF_BOTH = frozenset({"Add", "Sub", "Mul", "Div"})
+
+
+def _only_returned(node: OpNode) -> bool:
+    """Whether the model returns a slice, or what keeps its shape, and does nothing else with it.
+
+    Elsewhere its size counts as what it is where the axis has elements: 1 for `x[-1:]`, which may be broadcast and
+    squeezed, and one less than all for `x[1:]`; with none, the guards of that are an error.
+    """
+    if node.around is None or not node.around.is_outermost:
+        return False
+    pending = [node.node.outputs[0]]
+    for value in pending:
+        if len(pending) > _MOST_USERS:
+            return False
+        for user in value.consumers():
+            both = user.op_type in _OF_BOTH and all(_is_alike(v, value) for v in user.inputs)
+            if user.domain != "" or not (both or user.op_type in _SAME_SHAPE):
+                return False
+            pending += [v for v in user.outputs if v not in pending]
+    return True
+
+
+def _is_alike(value: ir.Value | None, other: ir.Value) -> bool:
+    maker = None if value is None else value.producer()
+    return maker is not None and value is not None and maker.op_type == "Slice" and value.shape == other.shape
 
 
 def _clamp(position: Dim, extent: Dim, low: Dim, high: Dim) -> Dim:
