@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
-from graphfuse.compiler import compile_model
+from graphfuse.compiler import compile_model, load
+from graphfuse.errors import ArtifactError, InputError
+from graphfuse.importers.common import StateVariable
 from graphfuse.importers.source import Converted
 from graphfuse.importers.spelling import Spelled, Speller
 from graphfuse.options import CompileOptions
@@ -64,3 +68,69 @@ def test_names_are_made_unique() -> None:
         assert speller.weight(np.zeros(2), "w").name == "w"
         assert speller.weight(np.zeros(2), "w").name == "w.2"
     assert (first, second) == ("a", "a_2")
+
+
+class Counting(Converted):
+    """y = x + how often it was called before, kept as a state; the state of the user's file is between two inputs."""
+
+    format = "test"
+
+    def convert(self) -> Spelled:
+        speller = Speller()
+        before = speller.input("count", ir.DataType.FLOAT, [2])
+        x = speller.input("x", ir.DataType.FLOAT, ["N", 2])
+        with speller.operator("count", "count"):
+            after = speller.called(speller("Add", before, speller.constant(1.0)), "count.next")
+        with speller.operator("add", "add"):
+            y = speller.called(speller("Add", x, before), "y")
+        return speller.spelled([after, y], [StateVariable("count", "count.next", np.array([5, 7], np.float32))])
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("states") / "m.gf"
+    certificate = compile_model(Counting("a model"), folder, CompileOptions(cache=False)).certificate
+    assert certificate is not None
+    assert certificate.passed
+    return folder
+
+
+def test_states_are_kept_between_calls(counting: Path) -> None:
+    session = load(counting)
+    assert [arg.name for arg in session.get_inputs()] == ["x"]
+    assert [arg.name for arg in session.get_outputs()] == ["y"]
+    x = np.zeros((3, 2), np.float32)
+    for k in range(3):
+        np.testing.assert_array_equal(session(x), x + np.array([5, 7]) + k)
+    np.testing.assert_array_equal(session.states["count"], [8, 10])
+    session.reset()
+    np.testing.assert_array_equal(session.run(None, {"x": x})[0], x + np.array([5, 7]))
+    session.reset({"count": np.array([1, 2], np.float32)})
+    np.testing.assert_array_equal(session(x), x + np.array([1, 2]))
+
+
+def test_a_binding_goes_on_from_the_states(counting: Path) -> None:
+    session = load(counting)
+    x = np.zeros((1, 2), np.float32)
+    session(x)
+    binding = session.bind({"x": x})
+    for k in range(3):
+        np.testing.assert_array_equal(binding()["y"], x + np.array([6, 8]) + k)
+    np.testing.assert_array_equal(session.states["count"], [6, 8])
+
+
+def test_a_wrong_state_is_refused(counting: Path) -> None:
+    session = load(counting)
+    for given, what in (
+        ({"count": np.zeros(3, np.float32)}, "state 'count'"),
+        ({"c": np.zeros(2)}, "no state is called"),
+    ):
+        with pytest.raises(InputError, match=what):
+            session.reset(given)
+
+
+def test_states_that_are_cut_short_are_told(counting: Path, tmp_path: Path) -> None:
+    shutil.copytree(counting, tmp_path / "m.gf")
+    (tmp_path / "m.gf" / "states.bin").write_bytes(b"1234")
+    with pytest.raises(ArtifactError, match=r"states\.bin"):
+        load(tmp_path / "m.gf")

@@ -30,6 +30,7 @@ from graphfuse.graph.dims import TYPICAL
 from graphfuse.graph.lists import results
 from graphfuse.graph.randomness import give_seeds
 from graphfuse.graph.text import model_text
+from graphfuse.importers.common import StateVariable
 from graphfuse.importers.open import open_model
 from graphfuse.importers.source import Source
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
@@ -77,6 +78,7 @@ class Job:
     progress: Progress = lambda _: None
     profile: bool = False
     staging: Staging | None = None
+    states: tuple[StateVariable, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
     results: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -107,7 +109,9 @@ class Stage:
 
 def import_model(job: Job, _: None) -> ir.Model:
     imported = job.source.read()
-    job.ledger = imported.ledger
+    job.ledger, job.states = imported.ledger, imported.states
+    for state in imported.states:
+        job.ledger.note("import", state.input, f"a state, kept between calls: the next is {state.output}")
     give_seeds(imported.model, job.options.seed, job.ledger)
     return imported.model
 
@@ -195,6 +199,8 @@ def build_library(job: Job, module: Module) -> Bundle:
     job.staging.add("model.h", module.header)
     if not job.options.embed_weights:
         job.staging.add("weights.bin", module.weight_chunks())
+    if job.states:
+        job.staging.add("states.bin", [np.ascontiguousarray(state.initial).tobytes() for state in job.states])
     job.staging.add("ledger.json", job.ledger.to_json())
     fused = fused_model(job.results["fuse"], job.results["recognize"])
     write_fused_model(fused, job.staging.folder / "fused.onnx")
@@ -412,14 +418,19 @@ def _manifest(job: Job, module: Module) -> Manifest:
     def tensors(ports: list[Any]) -> tuple[ManifestTensor, ...]:
         return tuple(ManifestTensor(p.name, p.dtype, tuple(p.shape)) for p in ports)
 
+    kept = len(job.states)
+    inputs, outputs = tensors(module.inputs), tensors(module.outputs)
+    inputs, states = inputs[: len(inputs) - kept], inputs[len(inputs) - kept :]
+    lists = results(job.results["recognize"])
     return Manifest(
-        tensors(module.inputs),
-        tensors(module.outputs),
+        inputs,
+        outputs[: len(outputs) - kept],
         tuple(module.dims),
         tuple(module.guards),
         job.target,
         __version__,
         find_compiler(job.options.cc, job.target).version,
         measured=tuple(module.measured),
-        results=results(job.results["recognize"]),
+        results={name: names for name, names in lists.items() if name not in {state.output for state in job.states}},
+        states=states,
     )

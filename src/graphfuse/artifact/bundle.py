@@ -20,8 +20,11 @@ from graphfuse.toolchain.files import disk_errors, sha256_of
 MANIFEST = "manifest.json"
 LIBRARY = "libmodel.so"
 WEIGHTS = "weights.bin"
+STATES = "states.bin"
 # What an artifact holds besides its manifest, in the order of design and documents.
-FILES = ("fused.onnx", "fused.onnx.data", "model.c", "model.h", LIBRARY, WEIGHTS, "ledger.json", "certificate.json")
+FILES = (
+    "fused.onnx", "fused.onnx.data", "model.c", "model.h", LIBRARY, WEIGHTS, STATES, "ledger.json", "certificate.json",
+)  # fmt: skip
 _NEEDED = ("model.c", "model.h", LIBRARY)
 _ANEW = "compile the model anew"
 
@@ -30,12 +33,15 @@ Data = str | bytes | memoryview
 
 @dataclass(frozen=True)
 class Bundle:
-    """An artifact on disk that passed its checks. weights: None when they are in the library."""
+    """An artifact on disk that passed its checks. weights: None when they are in the library; states: what those start
+    from, None when there are none.
+    """
 
     folder: Path
     manifest: Manifest
     library: Path
     weights: Path | None
+    states: Path | None = None
 
 
 class Staging:
@@ -116,12 +122,19 @@ def read_bundle(folder: str | Path, *, runnable: bool = True, thorough: bool = F
     manifest = parse_manifest(_manifest_text(folder), where)
     if runnable:
         check_runnable(manifest, where)
-    needed = (*_NEEDED, WEIGHTS) if manifest.weights_bytes else _NEEDED
+    needed = (*_NEEDED, *([WEIGHTS] if manifest.weights_bytes else []), *([STATES] if manifest.states else []))
     names = (*FILES, *(n for n in manifest.files if n not in FILES))
     with ThreadPoolExecutor(max_workers=4) as pool:  # large files, side by side
         for checked in [pool.submit(_check_file, folder, name, manifest, needed, thorough) for name in names]:
             checked.result()
-    return Bundle(folder, manifest, folder / LIBRARY, folder / WEIGHTS if manifest.weights_bytes else None)
+    weights, states = manifest.weights_bytes > 0, bool(manifest.states)
+    return Bundle(
+        folder,
+        manifest,
+        folder / LIBRARY,
+        folder / WEIGHTS if weights else None,
+        folder / STATES if states else None,
+    )
 
 
 def check_runnable(manifest: Manifest, where: str) -> None:
@@ -142,7 +155,7 @@ def _check_file(folder: Path, name: str, manifest: Manifest, needed: tuple[str, 
         return
     if not path.is_file():
         raise ArtifactError("this file of the artifact is missing", where=where, remedy=_ANEW)
-    if not thorough and name not in (LIBRARY, WEIGHTS):
+    if not thorough and name not in (LIBRARY, WEIGHTS, STATES):
         return
     with disk_errors(ArtifactError, path):
         damaged = sha256_of(path) != manifest.files[name]

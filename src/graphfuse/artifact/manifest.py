@@ -12,7 +12,7 @@ from graphfuse.errors import ArtifactError
 from graphfuse.target import Target
 
 FORMAT = "graphfuse artifact"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # NumPy's name (ml_dtypes' from bfloat16 on) -> onnxruntime's name of the element type.
 DTYPES = {
@@ -45,7 +45,9 @@ class Manifest:
     guards: guards[i - 1] is the message for model_run's return value i; target: the machine the library is for (its
     cores are not kept); producer: version of graphfuse; compiler: version of the C compiler; weights_bytes: length of
     weights.bin, 0 when the weights are in the library; files: SHA-256 of every other file, by name; results: what the
-    user's model returns where some of it are lists of tensors: name -> the names of its tensors, None for a tensor.
+    user's model returns where some of it are lists of tensors: name -> the names of its tensors, None for a tensor;
+    states: what the model keeps from one call to the next, of sizes that are known. model_run takes them behind the
+    inputs, and writes their next values behind the outputs; states.bin holds what they start from, one after the other.
     Raises ValueError when the parts contradict each other.
     """
 
@@ -60,20 +62,23 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[str, ...] = ()
     results: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
+    states: tuple[Tensor, ...] = ()
 
     def __post_init__(self) -> None:
-        for kind, tensors in (("input", self.inputs), ("output", self.outputs)):
+        for kind, tensors in (("input", self.inputs), ("output", self.outputs), ("state", self.states)):
             names = [tensor.name for tensor in tensors]
             if len(set(names)) != len(names):
                 raise ValueError(f"two {kind}s share a name")
             for tensor in tensors:
                 self._check_tensor(tensor, {*self.symbols, *(self.measured if kind == "output" else ())})
+        if any(isinstance(dim, str) for tensor in self.states for dim in tensor.shape):
+            raise ValueError("the size of a state is not known")
         dims = {dim for tensor in self.inputs for dim in tensor.shape if isinstance(dim, str)}
         bound = dims | {symbol for dim in dims - {*self.symbols} for symbol in symbols_of(dim)}
         for symbol in self.symbols:
             if symbol not in bound:
                 raise ValueError(f"no input has the dimension {symbol!r}")
-        if len(set(self.symbols)) != len(self.symbols) or not self.outputs or self.weights_bytes < 0:
+        if len(set(self.symbols)) != len(self.symbols) or not (self.outputs or self.states) or self.weights_bytes < 0:
             raise ValueError("symbols twice, no outputs, or a negative size of weights")
         listed = [tensor for name, names in self.results.items() for tensor in ([name] if names is None else names)]
         if self.results and listed != [tensor.name for tensor in self.outputs]:
@@ -92,7 +97,7 @@ class Manifest:
         target = self.target
         tensors = {
             kind: [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in listed]
-            for kind, listed in (("inputs", self.inputs), ("outputs", self.outputs))
+            for kind, listed in (("inputs", self.inputs), ("outputs", self.outputs), ("states", self.states))
         }
         fields = {
             "format": FORMAT,
@@ -167,6 +172,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         files=files,
         measured=_texts(fields, "measured"),
         results=_results(_typed(fields, "results", dict)),
+        states=_tensors(fields, "states"),
     )
 
 

@@ -85,7 +85,9 @@ class Speller:
         """A constant of the user's, under its name."""
         name = self._unique_value(name)
         tensor = array if isinstance(array, ir.TensorProtocol) else ir.tensor(array, name=name)
-        value = ir.Value(name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor)
+        value = ir.Value(
+            name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
         self.initializers[name] = value
         return value
 
@@ -119,10 +121,10 @@ class Speller:
             self._nodes = outer
 
     def spelled(self, outputs: Sequence[ir.Value], states: Sequence[StateVariable] = ()) -> Spelled:
-        """The finished model."""
+        """The finished model; its inputs and outputs that are states come last, in the order of `states`."""
         graph = ir.Graph(
-            self._inputs,
-            list(outputs),
+            _states_last(self._inputs, [state.input for state in states]),
+            _states_last(outputs, [state.output for state in states]),
             nodes=self._nodes,
             initializers=list(self.initializers.values()),
             opset_imports={"": OPSET},
@@ -150,3 +152,8 @@ class Speller:
             name, k = f"{wanted}.{k}", k + 1
         self._numbers[name] = 1
         return name
+
+
+def _states_last(values: Sequence[ir.Value], states: Sequence[str]) -> list[ir.Value]:
+    by_name = {value.name: value for value in values}
+    return [*(value for value in values if value.name not in states), *(by_name[name] for name in states)]

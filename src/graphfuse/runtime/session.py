@@ -20,6 +20,7 @@ from graphfuse.runtime.binder import Shape, bind_symbols
 from graphfuse.runtime.context import CallPlan, Context, Measured
 from graphfuse.runtime.interrupt import InterruptibleCall
 from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, aligned_empty
+from graphfuse.runtime.states import States
 from graphfuse.target import physical_cores
 
 Array = np.ndarray[Any, Any]
@@ -65,11 +66,15 @@ class Session:
         self.manifest: Manifest = bundle.manifest
         self._library = Library(bundle.library)
         self._weights: Weights | None = Weights(bundle.weights)
-        self._input_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.inputs]
-        self._output_dtypes = [dtype_of(tensor.dtype) for tensor in self.manifest.outputs]
+        manifest = self.manifest
+        self._states = States(manifest.states, bundle.states) if manifest.states else None
+        # What model_run takes and gives: the states come behind the user's own.
+        self._all_outputs = (*manifest.outputs, *manifest.states)
+        self._input_dtypes = [dtype_of(tensor.dtype) for tensor in (*manifest.inputs, *manifest.states)]
+        self._output_dtypes = [dtype_of(tensor.dtype) for tensor in self._all_outputs]
         self._input_names = [tensor.name for tensor in self.manifest.inputs]
         self._output_names = [tensor.name for tensor in self.manifest.outputs]
-        self._ports = len(self._input_names) + len(self._output_names)
+        self._ports = len(self._input_dtypes) + len(self._output_dtypes)
         # The outputs whose sizes are known only behind a run, by number.
         self._measured = {
             k: tensor.name for k, tensor in enumerate(self.manifest.outputs) if _is_measured(tensor, self.manifest)
@@ -109,6 +114,22 @@ class Session:
             if name not in found:
                 raise InputError(f"no output is called {name!r}", remedy=f"the outputs are {_listed(list(found))}")
         return [found[name] for name in output_names]
+
+    @property
+    def states(self) -> dict[str, Array]:
+        """What the model keeps from one call to the next, by name, as copies; empty for most models."""
+        return {} if self._states is None else self._states.current()
+
+    def reset(self, states: Mapping[str, Array] | None = None) -> None:
+        """Puts the states back to what they start from; to the arrays given, for those that are named.
+
+        Calls of a session with states run one after the other; for several streams load it several times, or keep each
+        stream's `states` and hand them back here. Raises InputError for an array that is no such state.
+        """
+        if self._states is not None:
+            self._states.reset(states or {})
+        elif states:
+            raise InputError("the model keeps no states")
 
     def _listed(self, outputs: Sequence[Array]) -> list[Any]:
         """The outputs as the user's model returns them: tensors, and lists of them."""
@@ -167,6 +188,16 @@ class Session:
         return self._weights
 
     def _run(self, inputs: Sequence[Any]) -> list[Array]:
+        kept = self._states
+        if kept is None:
+            return self._run_ports(inputs)
+        with kept.lock:
+            outputs = self._run_ports((*inputs, *kept.values))
+            count = len(outputs) - len(kept)
+            kept.values = outputs[count:]
+        return outputs[:count]
+
+    def _run_ports(self, inputs: Sequence[Any]) -> list[Array]:
         # Written for speed: on a small model all this takes longer than the model itself.
         weights, state = self._weights, self._state  # held until the end, whatever other threads do to the session
         try:
@@ -207,7 +238,7 @@ class Session:
         """The rest of a call where sizes of outputs are known only behind it."""
         measured = context.measured
         if measured is None:
-            ranks = [len(tensor.shape) for tensor in self.manifest.outputs]
+            ranks = [len(tensor.shape) for tensor in self._all_outputs]
             measured = context.measured = Measured(context, plan, self._library, self._measured, ranks)
         arrays = measured.given(plan)
         status = self._model_call(context.address)
@@ -220,7 +251,7 @@ class Session:
 
     def _output_shapes(self, dims: int) -> list[Shape]:
         """The outputs' shapes, for the sizes at an address."""
-        tensors = self.manifest.outputs
+        tensors = self._all_outputs
         sizes = (ctypes.c_int64 * max(1, sum(len(tensor.shape) for tensor in tensors)))()
         self._library.model_output_shapes(dims, ctypes.addressof(sizes))
         flat = iter(sizes)
@@ -261,14 +292,14 @@ class Session:
 
     def _new_plan(self, given: tuple[Shape, ...], threads: int) -> CallPlan:
         manifest = self.manifest
-        values = bind_symbols(manifest.inputs, given, manifest.symbols)
+        values = bind_symbols(manifest.inputs, given[: len(manifest.inputs)], manifest.symbols)
         known = [values[symbol] for symbol in manifest.symbols]
         dims = (ctypes.c_int64 * max(1, len(known) + len(manifest.measured)))(*known)
         address = ctypes.addressof(dims)
         arena_bytes = self._library.model_arena_bytes(address, threads)
         outputs = []
         shapes = self._output_shapes(address)
-        for tensor, shape, dtype in zip(manifest.outputs, shapes, self._output_dtypes, strict=True):
+        for tensor, shape, dtype in zip(self._all_outputs, shapes, self._output_dtypes, strict=True):
             if arena_bytes < 0 or any(size < 0 for size in shape):
                 chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
                 raise InputError(f"no output {tensor.name!r} exists for inputs of these sizes", why=chosen)
@@ -311,7 +342,8 @@ class Binding:
     """A call of a session with fixed buffers: fill `inputs`, call, read `outputs` (both by name).
 
     Calling costs about a microsecond over the model itself, allocates nothing, and returns `outputs`. It keeps the
-    number of threads and the memory of the session, has its own arena, and must not be called twice at the same time.
+    number of threads and the memory of the session, has its own arena, goes on from the session's states by itself, and
+    must not be called twice at the same time.
     """
 
     def __init__(self, session: Session, inputs: Sequence[Any], outputs: Mapping[str, Array]) -> None:
@@ -328,17 +360,21 @@ class Binding:
         for tensor, value, array in zip(manifest.inputs, inputs, arrays, strict=True):
             if array is not value:
                 raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
-        plan = session._plan(state, tuple([array.shape for array in arrays]))
+        kept = session._states
+        before = [] if kept is None else list(kept.current().values())
+        plan = session._plan(state, tuple([array.shape for array in (*arrays, *before)]))
         context = Context(session._ports, session._library)
         context.adopt(plan, weights, state.pool)
         self.inputs: dict[str, Array] = dict(zip(session._input_names, arrays, strict=True))
         self.outputs: dict[str, Array] = {}
-        for name, (shape, dtype, nbytes) in zip(session._output_names, plan.outputs, strict=True):
+        for name, (shape, dtype, nbytes) in zip(session._output_names, plan.outputs, strict=False):
             array = outputs[name] if name in outputs else aligned_empty(shape, dtype, nbytes)
             _check_output(name, array, shape, dtype)
             self._check_overlap(name, array)
             self.outputs[name] = array
-        ports = [*self.inputs.values(), *self.outputs.values()]
+        after = [array.copy() for array in before]
+        self._states = list(zip(before, after, strict=True))
+        ports = [*self.inputs.values(), *before, *self.outputs.values(), *after]
         context.arguments[: len(ports)] = [id(array) + ELEMENTS for array in ports]
         self._keep = (session, weights, state, plan, context, ports)
         self._model_call, self._address = session._model_call, context.address
@@ -348,6 +384,8 @@ class Binding:
         status = self._model_call(self._address)
         if status:
             raise self._keep[0]._guard_error(status)
+        for before, after in self._states:
+            before[...] = after
         return self.outputs
 
     def _check_overlap(self, name: str, array: Array) -> None:

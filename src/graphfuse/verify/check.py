@@ -21,7 +21,7 @@ from graphfuse.runtime.session import Session
 from graphfuse.verify.certificate import Certificate, InputRecord
 from graphfuse.verify.compare import DEFAULT_TOLERANCE, DOUBLE_FACTOR, SATURATED_FLOOR, SATURATING, Tolerance, compare
 from graphfuse.verify.inputs import SIZES, generate_inputs, plausible_dims
-from graphfuse.verify.originals import Runner, original_of
+from graphfuse.verify.originals import Original, Runner, original_of
 from graphfuse.verify.reference import run_double
 from graphfuse.verify.sensitivity import FACTOR, quantises, settle
 
@@ -33,6 +33,8 @@ _MOVING = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Slice", "Squeeze
 # The remark on an output that depends on random numbers.
 DRAWN = "depends on random numbers: only type and shape are compared"
 
+# Calls, one after the other, that a model with states is verified by: the last ones' outputs are compared.
+CALLS = 3
 # Inputs, the origin of each, expected outputs, our outputs.
 _Accepted = tuple[dict[str, Array], dict[str, str], dict[str, Array], dict[str, Array]]
 
@@ -67,10 +69,10 @@ def verify(
         expected = {name: _in_place_of_draws(ours[name], e) if name in drawn else e for name, e in expected.items()}
     reports = [compare(name, ours[name], expected[name], tolerances[name]) for name in names]
     if double or (double is None and not all(report.passed for report in reports)):
-        exact = run_double(original.graph(True), chosen) or {}
+        exact = _in_double(original, chosen)
         exact = _spelled(session, exact) if exact else {}
         reports = [compare(name, ours[name], expected[name], tolerances[name], exact.get(name)) for name in names]
-    if not all(report.passed for report in reports) and quantises(proto):
+    if not original.states and not all(report.passed for report in reports) and quantises(proto):
         whole = original.graph(True)
         reports = [settle(r, whole, chosen, ours[r.name], expected[r.name]) for r in reports]
     reports = [replace(r, reason=r.reason or DRAWN) if r.name in drawn else r for r in reports]
@@ -85,6 +87,19 @@ def verify(
         versions={"graphfuse": __version__, reference.name: reference.version, "numpy": np.__version__},
         rule=_rule(tolerance, reference.name),
     )
+
+
+def _in_double(original: Original, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The outputs in float64, of the last of CALLS calls where there are states; empty where nothing computes them."""
+    graph = original.graph(True)
+    values = {state.input: state.initial for state in original.states}
+    outputs: dict[str, Array] = {}
+    for _ in range(CALLS if original.states else 1):
+        outputs = run_double(graph, {**inputs, **values}) or {}
+        if not outputs:
+            break
+        values = {state.input: outputs.pop(state.output).astype(state.initial.dtype) for state in original.states}
+    return outputs
 
 
 def _in_place_of_draws(ours: Array, expected: Array) -> Array:
@@ -123,8 +138,11 @@ def _first_accepted(
     fallback: _Accepted | None = None
     for chosen, origin in _candidates(session, model, given, dims, seed):
         try:
-            expected = _spelled(session, reference.run(chosen))
-            outputs = session.run([tensor.name for tensor in session.manifest.outputs], chosen)
+            reference.restart()
+            session.reset()
+            for _ in range(CALLS if session.manifest.states else 1):
+                expected = _spelled(session, reference.run(chosen))
+                outputs = session.run([tensor.name for tensor in session.manifest.outputs], chosen)
         except InputError as error:
             refused = refused or error
             continue
