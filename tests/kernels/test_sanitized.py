@@ -25,6 +25,7 @@ from . import (
     test_conv_transpose,
     test_gemm,
     test_gemm_i8,
+    test_gemv,
     test_pool,
 )
 from .harness import GUARD, Built, Case, Configuration, Memory, callable_kernel, compare, configurations, emit
@@ -46,6 +47,11 @@ CASES: list[tuple[Kernel, Case]] = [
             "1x31x5", "7x3x17, signed", "13x18x24", "batch, rows apart", "A transposed, signed", "B at run time",
             "B at run time, signed", "B transposed at run time, signed", "attention PV, unknown length", "all strides",
             "1x1 conv, slices", "1x1 conv, NCHW in",
+        ),
+        test_gemv: (
+            "columns, one vector", "columns apart", "columns, f64", "columns, unknown sum", "columns, unknown number",
+            "sums", "sums, long", "sums apart", "sums, unknown", "sums, one vector of an unknown number",
+            "decoding QK, unknown length", "decoding PV, unknown length", "one column each", "one column, turned",
         ),
         test_conv_i8: (
             "3x3, padded, signed", "5x3, stride, asymmetric", "dilation", "padding wider than the window",

@@ -5,7 +5,7 @@ Also every 1x1 convolution without padding or groups: its pixels are the rows.
 
 from __future__ import annotations
 
-from graphfuse.graph.dims import Dim, ceildiv, mul, product, same_shape
+from graphfuse.graph.dims import Dim, ceildiv, estimate, mul, product, same_shape
 from graphfuse.graph.dtypes import F32, F64, I32, I64, U32, U64, item_bytes, suffix
 from graphfuse.plan.site import ContractionSite, KernelCode, Lines
 from graphfuse.target import Target
@@ -36,7 +36,11 @@ class Gemm:
         """Microseconds on one thread at 80 % of two vector multiply-adds a cycle and 3 GHz."""
         plan = Product(site, target)
         lanes = target.lanes * 4 / item_bytes(plan.dtype)
-        return plan.multiplications / (0.8 * 2 * lanes * 3e3) + 0.5
+        if plan.constant:
+            return plan.multiplications / (0.8 * 2 * lanes * 3e3) + 0.5
+        whole = plan.multiplications / estimate(plan.operands.n) * plan.packed_columns
+        packing = plan.packed_elements / lanes * _packing_cycles(plan)
+        return (whole / (0.8 * 2 * lanes) + packing) / 3e3 + 0.5
 
     def lines(self, site: ContractionSite, target: Target) -> Lines | None:
         """The rows of a 1x1 convolution of images are their pixels, line by line; those of matrices are their lines."""
@@ -79,6 +83,14 @@ class Gemm:
             scratch=scratch,
             describe=f"gemm {p.tile.rows}x{p.width} tiles, {kind}",
         )
+
+
+def _packing_cycles(plan: Product) -> float:
+    """Cycles that packing a vector takes: columns side by side, turned over in registers, one by one."""
+    o = plan.operands
+    if o.b_n == 1:
+        return 2.0
+    return 6.0 if o.b_k == 1 and plan.dtype == F32 else float(plan.lanes)
 
 
 def _matrix_lines(site: ContractionSite) -> Lines | None:

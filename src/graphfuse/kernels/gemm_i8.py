@@ -120,7 +120,7 @@ class ByteLoops(Loops):
     def column(self) -> str:
         return self.fn.dim(self.plan.column, "column")
 
-    def sums(self, w: Writer, tile: Tile, x: str, y: str) -> None:
+    def sums(self, w: Writer, tile: Tile, x: str, y: str, tail: int | str) -> None:
         p, fn = self.plan, self.fn
         k, apart = p.operands.k, p.operands.a_k
         p.dot.declare(w, tile, y)

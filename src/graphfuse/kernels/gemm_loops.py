@@ -15,7 +15,12 @@ from .tile import Lanes, Tile, declare_prefetch, finish_tile
 
 
 class Loops:
-    """Writes the loops of one product."""
+    """Writes the loops of one product.
+
+    packed: the second operand is packed, with zeros where a panel's last vector has no columns.
+    """
+
+    packed = True
 
     def __init__(self, plan: Product, fn: Function, a: str, b: str | None) -> None:
         self.plan = plan
@@ -39,8 +44,8 @@ class Loops:
         if self.b is None:
             w.line(f"{self.b_type} *const packed = ({self.b_type} *)scratch;")
         once = all(p.operands.b_rows.get(axis, 0) == 0 for axis in p.rows.outer)
-        if self.b is None and once:
-            self.pack(w, {})
+        if once:
+            self.item(w, {})
         if not p.rows.outer:
             self.blocks(w, scope, self.a, "r0", "r1")
             return
@@ -51,12 +56,17 @@ class Loops:
             stop = w.let("int64_t", f"gf_min64({m}, {start} + r1 - r)", "stop")
             w.line(f"r += {stop} - {start};")
             names = p.rows.decode(fn, w, item)
-            if self.b is None and not once:
-                self.pack(w, names)
+            if not once:
+                self.item(w, names)
             terms = [(names[axis], p.operands.a_rows.get(axis, 0)) for axis in p.rows.outer]
             a = w.let(f"{self.a_type} *", f"{self.a} + {affine(terms, fn.params)}", "a")
             inside = scope.child({p.site.index[axis]: name for axis, name in names.items()}, w.section())
             self.blocks(w, inside, a, start, stop)
+
+    def item(self, w: Writer, names: Mapping[int, str]) -> None:
+        """Makes the second operand ready, or that of one item; `names` = C variables of the outer axes."""
+        if self.b is None:
+            self.pack(w, names)
 
     def blocks(self, w: Writer, scope: Scope, a: str, start: str, stop: str) -> None:
         """Rows in blocks that stay in L2 while every panel of the second operand passes over them."""
@@ -129,29 +139,33 @@ class Loops:
             declare_prefetch(w, following, size, f"({stop} - {start} + {p.tile.rows - 1}) / {p.tile.rows}")
         for height in p.variants:
             with w.block(f"for (; {row} + {height} <= {stop}; {row} += {height})"):
-                self.tile(w, lanes, a, b, Tile(height, vectors), row)
+                self.tile(w, lanes, a, b, Tile(height, vectors), row, 0 if self.packed else tail)
 
-    def tile(self, w: Writer, lanes: Lanes, a: str, b: str, tile: Tile, row: str) -> None:
+    def tile(self, w: Writer, lanes: Lanes, a: str, b: str, tile: Tile, row: str, tail: int | str) -> None:
         p, fn = self.plan, self.fn
         x, y = w.fresh("x"), w.fresh("y")
         w.line(f"const {self.a_type} *{x} = {a} + {affine([(row, p.a_step)], fn.params)};")
         w.line(f"const {self.b_type} *{y} = {b};")
-        self.sums(w, tile, x, y)
+        self.sums(w, tile, x, y, tail)
         finish_tile(p.site, w, lanes, tile, lambda m: p.rows.variables(p.site.index, f"({row} + {m})"))
 
-    def sums(self, w: Writer, tile: Tile, x: str, y: str) -> None:
-        """The sums of a tile, from the C variables that point to its rows of A and its panel of B."""
+    def sums(self, w: Writer, tile: Tile, x: str, y: str, tail: int | str) -> None:
+        """The sums of a tile, from the C variables that point to its rows of A and its panel of B.
+
+        tail: lanes of the last vector that may be read, 0 for all.
+        """
         p, fn = self.plan, self.fn
         if p.site.sum_block:
-            block_sums(w, p, fn, tile, x, y)
-            return
-        sums = split_sums if p.ways > 1 else halved_sums if p.halved else plain_sums
-        sums(w, p, fn, tile, x, y)
+            block_sums(w, p, fn, tile, x, y, tail)
+        elif p.halved:
+            halved_sums(w, p, fn, tile, x, y)
+        else:
+            (split_sums if p.ways > 1 else plain_sums)(w, p, fn, tile, x, y, tail)
 
     # ------------------------------------------------------------------ packing at run time
 
     def pack(self, w: Writer, names: Mapping[int, str]) -> None:
-        """Copy panels [c0, c1) of the second operand to scratch; `names` = C variables of the outer axes."""
+        """Copy panels [c0, c1) of the second operand to scratch."""
         p, fn = self.plan, self.fn
         o = p.operands
         pointer = fn.params.pointer(p.site.view(o.b), p.dtype, "b")

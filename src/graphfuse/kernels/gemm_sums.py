@@ -1,6 +1,7 @@
 """The sums of one tile of a matrix product: c[m][v] += x[m] y[v] over k, in the ways that shapes call for.
 
-`x` and `y` are C variables that point to the tile's rows of A and to its panel of B.
+`x` and `y` are C variables that point to the rows of A and to the panel of B; `tail`: elements of its last vector that
+may be read, 0 for all.
 """
 
 from __future__ import annotations
@@ -21,62 +22,66 @@ from .tile import (
 )
 
 
-def plain_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:
+def plain_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, tail: int | str = 0) -> None:
     """One accumulator for every row and vector."""
     declare_accumulators(w, tile, p.dtype)
-    _steps(w, p, fn, tile, x, y, "0", fn.dim(p.operands.k, "k"))
+    _steps(w, p, fn, tile, x, y, ("0", fn.dim(p.operands.k, "k")), tail)
 
 
-def block_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:
+def block_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, tail: int | str = 0) -> None:
     """The sums in blocks of `sum_block` terms."""
     first, block, k = w.fresh("first"), p.site.sum_block, fn.dim(p.operands.k, "k")
     declare_totals(w, tile, p.dtype)
     with w.loop(first, "0", k, str(block)):
         declare_accumulators(w, tile, p.dtype)
-        _steps(w, p, fn, tile, x, y, first, f"gf_min64({first} + {block}, {k})")
+        _steps(w, p, fn, tile, x, y, (first, f"gf_min64({first} + {block}, {k})"), tail)
         add_to_totals(w, tile, p.dtype)
     load_totals(w, tile, p.dtype)
 
 
-def _steps(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, start: str, stop: str) -> None:
-    with w.loop(w.fresh("k"), start, stop):
-        multiply_add(w, tile, p.dtype, lambda m: f"{x}[{times(m, p.a_step, fn.params)}]", y, p.lanes, stored=p.stored)
+def _steps(
+    w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, terms: tuple[str, str], tail: int | str
+) -> None:
+    with w.loop(w.fresh("k"), *terms):
+        of = lambda m: f"{x}[{times(m, p.a_step, fn.params)}]"  # noqa: E731
+        multiply_add(w, tile, p.dtype, of, y, p.lanes, stored=p.stored, tail=tail)
         _advance(w, p, fn, tile, x, y)
 
 
 def _advance(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:
     if p.prefetch:
         w.line(PREFETCH_STEP)
-    w.line(f"{x} += {fn.dim(p.operands.a_k, 's')}, {y} += {tile.vectors * p.lanes};")
+    w.line(f"{x} += {fn.dim(p.operands.a_k, 's')}, {y} += {fn.dim(p.b_step(tile), 's')};")
 
 
-def split_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:
+def split_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, tail: int | str = 0) -> None:
     """Every sum in `ways` parts, each of every so manieth term, in a tile so small that it would wait for itself."""
-    assert isinstance(p.operands.k, int)
-    whole, rest = divmod(p.operands.k, p.ways)
-    parts = Tile(tile.rows, tile.vectors * p.ways)
+    k, ways = p.operands.k, p.ways
+    parts = Tile(tile.rows, tile.vectors * ways)
     declare_accumulators(w, parts, p.dtype)
+    whole = k // ways if isinstance(k, int) else f"{fn.dim(k, 'k')} / {ways}"
     with w.loop(w.fresh("k"), "0", str(whole)):
-        _split_step(w, p, fn, tile, x, y, p.ways)
-        w.line(f"{x} += {p.ways} * {fn.dim(p.operands.a_k, 's')}, {y} += {parts.vectors * p.lanes};")
-    if rest:
-        _split_step(w, p, fn, tile, x, y, rest)
+        for part in range(ways):
+            _split_step(w, p, fn, tile, x, y, part, tail)
+        steps = [times(ways, step, fn.params) for step in (p.operands.a_k, p.b_step(tile))]
+        w.line(f"{x} += {steps[0]}, {y} += {steps[1]};")
+    for part in range(ways - 1 if not isinstance(k, int) else k % ways):
+        with w.block("" if isinstance(k, int) else f"if ({fn.dim(k, 'k')} % {ways} > {part})"):
+            _split_step(w, p, fn, tile, x, y, part, tail)
     for m in range(tile.rows):
         for v in range(tile.vectors):
-            for part in range(1, p.ways):
+            for part in range(1, ways):
                 total = f"gf_add_{suffix(p.dtype)}(c{m}_{v}, c{m}_{part * tile.vectors + v})"
                 w.line(f"c{m}_{v} = {total};")
 
 
-def _split_step(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, terms: int) -> None:
-    """One term for each of the first `terms` parts."""
-    for part in range(terms):
-        first = part * tile.vectors
-        a = [affine([(str(m), p.a_step), (str(part), p.operands.a_k)], fn.params) for m in range(tile.rows)]
-        with w.block():
-            b = f"{y} + {first * p.lanes}"
-            of = lambda m, a=a: f"{x}[{a[m]}]"  # noqa: E731
-            multiply_add(w, tile, p.dtype, of, b, p.lanes, first, p.stored)
+def _split_step(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str, part: int, tail: int | str) -> None:
+    """A term of one part."""
+    a = [affine([(str(m), p.a_step), (str(part), p.operands.a_k)], fn.params) for m in range(tile.rows)]
+    b = f"{y} + {times(part, p.b_step(tile), fn.params)}"
+    with w.block():
+        of = lambda m: f"{x}[{a[m]}]"  # noqa: E731
+        multiply_add(w, tile, p.dtype, of, b, p.lanes, part * tile.vectors, p.stored, tail)
 
 
 def halved_sums(w: Writer, p: Product, fn: Function, tile: Tile, x: str, y: str) -> None:

@@ -101,9 +101,8 @@ class Product:
         self.site = site
         self.target = target
         self.dtype: DType = site.contraction.dtype
-        self.operands = operands_of(site)
-        o = self.operands
-        self.constant = _constant_matrix(site, o)
+        self.operands = o = self._operands()
+        self.constant = self._is_constant()
         self.stored: DType = self.dtype
         strides = [o.a_rows] if self.constant else [o.a_rows, o.b_rows]
         self.rows: RowSpace = row_space(site, o.row_axes, strides)
@@ -121,6 +120,12 @@ class Product:
         uneven = bool(self.rows.outer) and not same(self.rows.count % self.tile.rows, 0)
         self.variants = row_variants(self.rows.count, self.tile.rows, any_rows or uneven)
 
+    def _operands(self) -> Operands:
+        return operands_of(self.site)
+
+    def _is_constant(self) -> bool:
+        return constant_matrix(self.site, self.operands.b)
+
     def _widest(self) -> int:
         """The most rows of a tile."""
         return 32 if isinstance(self.a_step, int) else _ROWS_OF_UNKNOWN_STRIDE
@@ -137,7 +142,7 @@ class Product:
     def _forms(self, vectors: Dim) -> None:
         """Sums in parts, or a vector shared by two rows, where the tile would do no good."""
         o, site, target = self.operands, self.site, self.target
-        self.ways = 1 if site.sum_block else _ways(o.k, self.rows.count, vectors)
+        self.ways = 1 if site.sum_block or not isinstance(o.k, int) else sum_parts(o.k, self.rows.count, vectors)
         self.halved = (
             not site.sum_block
             and self.constant
@@ -145,13 +150,24 @@ class Product:
             and _is_halved(o.n, self.rows.count, self.lanes, self.dtype)
         )
         if self.ways > 1:
-            self.tile = _split_tile(self.ways, vectors, target, self.dtype)
+            self.tile = split_tile(self.ways, vectors, target, self.dtype)
         elif self.halved:
             self.tile = _halved_tile(vectors, target)
 
     @property
     def multiplications(self) -> int:
         return estimate(product([self.rows.total, self.operands.k, self.operands.n]))
+
+    @property
+    def packed_columns(self) -> int:
+        """Columns of the second operand as packed: whole vectors."""
+        return estimate(ceildiv(self.operands.n, self.lanes)) * self.lanes
+
+    @property
+    def packed_elements(self) -> int:
+        """Elements of the second operand as packed at run time: those of every item that has one of its own."""
+        own = [axis for axis in self.rows.outer if self.operands.b_rows.get(axis, 0) != 0]
+        return estimate(product([*(self.rows.sizes[axis] for axis in own), self.operands.k])) * self.packed_columns
 
     @property
     def k_bytes(self) -> int:
@@ -162,6 +178,10 @@ class Product:
     def lane_bytes(self) -> int:
         """Bytes of packed B that one lane is fed with in a step of k."""
         return item_bytes(self.stored)
+
+    def b_step(self, tile: Tile) -> Dim:
+        """Elements from one step of k to the next in the second operand."""
+        return tile.vectors * self.lanes
 
     @property
     def prefetch(self) -> bool:
@@ -189,14 +209,14 @@ class Product:
         return Packed(self.operands.b, arrange, self.stored, key)
 
 
-def _ways(k: Dim, rows: Dim, vectors: Dim) -> int:
+def sum_parts(k: Dim, rows: Dim, vectors: Dim) -> int:
     """Into how many parts the sums of a small product are split: eight additions fill the time that one takes."""
     sums = estimate(rows) * vectors if isinstance(vectors, int) else _LEAST_SUMS
     ways = _LEAST_SUMS // sums
-    return min(4, ways) if isinstance(k, int) and k >= 16 and isinstance(sums, int) and ways > 0 else 1
+    return min(4, ways) if estimate(k) >= 16 and ways > 0 else 1
 
 
-def _split_tile(ways: int, vectors: Dim, target: Target, dtype: DType) -> Tile:
+def split_tile(ways: int, vectors: Dim, target: Target, dtype: DType) -> Tile:
     """The tallest tile whose sums, each in `ways` parts, stay in registers."""
     assert isinstance(vectors, int)
     heights = [r for r in range(1, 9) if fits(Tile(r, ways * vectors), target, dtype)]
@@ -227,9 +247,9 @@ def _with_both_halves(matrix: np.ndarray, lanes: int) -> np.ndarray:
     return result
 
 
-def _constant_matrix(site: ContractionSite, o: Operands) -> bool:
-    """Whether the second operand is one matrix known at compile time."""
-    value = site.constants(o.b)
+def constant_matrix(site: ContractionSite, t: Tensor) -> bool:
+    """Whether an operand is one matrix known at compile time."""
+    value = site.constants(t)
     if site.prim.kind == "conv":
         return value is not None
     return value is not None and value.size == value.shape[-1] * value.shape[-2]

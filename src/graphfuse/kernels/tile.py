@@ -128,15 +128,17 @@ def multiply_add(
     lanes: int,
     first: int = 0,
     stored: DType | None = None,
+    tail: int | str = 0,
 ) -> None:
     """One k step: c[m][first + v] += a(m) * b[v], `a` the scalar's C text and `b` a pointer to `vectors` vectors.
 
-    stored: the type of `b` in memory where it is another.
+    stored: the type of `b` in memory where it is another; tail: elements of the last vector that exist, 0 for all.
     """
     name, vector = suffix(dtype), vector_type(dtype)
     for v in range(tile.vectors):
         place = b if v == 0 else f"{b} + {v * lanes}"
-        w.line(f"const {vector} w{v} = gf_load_{suffix(stored or dtype)}({place});")
+        kind, part = ("_part", f", {tail}") if tail and v == tile.vectors - 1 else ("", "")
+        w.line(f"const {vector} w{v} = gf_load{kind}_{suffix(stored or dtype)}({place}{part});")
     for m in range(tile.rows):
         sums = []
         for v in range(tile.vectors):
