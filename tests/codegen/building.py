@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from codegen import redzones
 from graphfuse.artifact.manifest import Tensor as PortInfo
 from graphfuse.codegen.module import Module, assemble
 from graphfuse.fuse.program import lower_graph
@@ -31,7 +32,8 @@ from graphfuse.target import Target, target_for
 from graphfuse.toolchain.compiler import find_compiler
 
 HEADER = '<ir_version: 10, opset_import: ["": 21]>\n'
-GUARD = 256  # bytes around every output and the arena that must not change
+GUARD = 1024  # bytes around all memory given to a model, which must not change; under the sanitizer, not be touched
+OFF_LINE = 8  # inputs and outputs lie where their elements may, on no boundary of vectors
 STRICT = ("-Wall", "-Wextra", "-Werror")
 _FACE = re.compile(r"\bmodel_(run|call|arena_bytes|output_shapes|release)\b")
 
@@ -74,13 +76,18 @@ def emitted(model: ir.Model | Fusion, cpu: str = "native") -> Emitted:
     return Emitted(fusion, planned, module, target)
 
 
-def joined(modules: Sequence[Module]) -> str:
-    """Several modules as one C file: model k's functions are model_run_k and so on; equal kernels are written once."""
+def joined(modules: Sequence[Module], exact: bool = False) -> str:
+    """Several modules as one C file: model k's functions are model_run_k and so on; equal kernels are written once.
+
+    exact: for the address sanitizer, see `codegen.redzones`.
+    """
     kernels: dict[str, str] = {}
     for module in modules:
         kernels.update(module.kernels)
     entries = [_FACE.sub(rf"model_\1_{k}", module.entry) for k, module in enumerate(modules)]
     pool = max((m.pool for m in modules), key=len)  # that of a model with measured sizes holds more
+    if exact:
+        pool, entries = redzones.exact(pool, entries)
     return "\n".join([modules[0].amalgamated_preamble, *kernels.values(), pool, *entries])
 
 
@@ -121,8 +128,10 @@ class GuardFailed(Exception):
 class Runner:
     """One compiled model. Memory is filled with what must not be used, and guarded by what must not change."""
 
-    def __init__(self, module: Module, library: ctypes.CDLL, suffix: str = "") -> None:
+    def __init__(self, module: Module, library: ctypes.CDLL, suffix: str = "", plan: Plan | None = None) -> None:
+        """plan: where the module was emitted `redzones.spread_out`, so that no two buffers touch."""
         self.module = module
+        self._plan = plan
         self._library = library
         self._run = getattr(library, f"model_run{suffix}")
         self._arena_bytes = getattr(library, f"model_arena_bytes{suffix}")
@@ -131,30 +140,37 @@ class Runner:
         self._output_shapes.restype = None
         self._release = getattr(library, f"model_release{suffix}")
         library.gf_pool_create.restype = ctypes.c_void_p
-        self._weights = _aligned(b"".join(module.weight_chunks()))
+        self._weights = _Guarded.of(np.frombuffer(b"".join(module.weight_chunks()), np.uint8))
 
     def __call__(self, inputs: Mapping[str, np.ndarray], threads: int = 1) -> list[np.ndarray]:
         """The outputs. Raises GuardFailed; an AssertionError when the code wrote where it must not."""
         module = self.module
-        arrays = [np.ascontiguousarray(inputs[p.name]).reshape(inputs[p.name].shape) for p in module.inputs]
-        before = [a.copy() for a in arrays]
+        given = [_Guarded.of(inputs[p.name], OFF_LINE) for p in module.inputs]
         ports = [PortInfo(p.name, p.dtype, tuple(p.shape)) for p in module.inputs]
-        values = bind_symbols(ports, [a.shape for a in arrays], module.dims)
+        values = bind_symbols(ports, [x.array.shape for x in given], module.dims)
         sizes = len(module.dims) + len(module.measured)
         dims = (ctypes.c_int64 * max(1, sizes))(*(values[d] for d in module.dims))
-        outputs = [_Guarded(shape, p.dtype) for p, shape in zip(module.outputs, self._shapes(dims), strict=True)]
+        outputs = [
+            _Guarded(shape, p.dtype, OFF_LINE) for p, shape in zip(module.outputs, self._shapes(dims), strict=True)
+        ]
         arena = _Guarded((self._arena_bytes(dims, threads),), "uint8")
         arena.array[: module.arena_head] = 0
         places = (ctypes.c_void_p * max(1, len(outputs)))(*(o.address for o in outputs))
+        zones = [zone for memory in (self._weights, arena, *given, *outputs) for zone in memory.guards]
+        if self._plan is not None:
+            holes = redzones.arena_holes(self._plan, module.arena_head, arena.array.size, values)
+            zones += [(arena.address + start, size) for start, size in holes]
+            zones += [(self._weights.address + start, size) for start, size in redzones.weight_holes(module)]
         pool = self._library.gf_pool_create(threads) if threads > 1 else None
-        status = self._run(
-            ctypes.c_void_p(self._weights.ctypes.data),
-            (ctypes.c_void_p * max(1, len(arrays)))(*(a.ctypes.data for a in arrays)),
-            places,
-            dims,
-            ctypes.c_void_p(arena.address),
-            ctypes.c_void_p(pool),
-        )
+        with redzones.poisoned(zones):
+            status = self._run(
+                ctypes.c_void_p(self._weights.address),
+                (ctypes.c_void_p * max(1, len(given)))(*(x.address for x in given)),
+                places,
+                dims,
+                ctypes.c_void_p(arena.address),
+                ctypes.c_void_p(pool),
+            )
         self._library.gf_pool_destroy(ctypes.c_void_p(pool))
         if status:
             self._release(ctypes.c_void_p(arena.address))
@@ -164,8 +180,9 @@ class Runner:
         arena.check("the arena")
         for port, output in zip(module.outputs, outputs, strict=True):
             output.check(f"output {port.name}")
-        for old, new in zip(before, arrays, strict=True):
-            assert old.tobytes() == new.tobytes(), "an input was changed"
+        for port, memory in zip(module.inputs, given, strict=True):
+            memory.check(f"input {port.name}")
+            assert memory.array.tobytes() == inputs[port.name].tobytes(), "an input was changed"
         return results
 
     def _results(
@@ -191,20 +208,32 @@ class Runner:
 
 
 class _Guarded:
-    """An array of exactly the right size between two guards, on a 64-byte boundary, full of ones (NaN, -1, true)."""
+    """An array of exactly the right size between two guards, full of ones (NaN, -1, true); `shift` bytes off a line."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: str | np.dtype, shift: int = 0) -> None:
         assert all(d >= 0 for d in shape), shape
         item = np.dtype(dtype)
-        self._size = int(np.prod(shape, dtype=np.int64)) * item.itemsize
-        self._bytes = _aligned(b"\xff" * (self._size + 2 * GUARD))
-        self._bytes[:GUARD] = self._bytes[GUARD + self._size :] = 0xA5
-        self.array = self._bytes[GUARD : GUARD + self._size].view(item).reshape(shape)
-        self.address = self._bytes.ctypes.data + GUARD
+        self._start, self._size = GUARD + shift, int(np.prod(shape, dtype=np.int64)) * item.itemsize
+        self._bytes = _aligned(b"\xff" * (self._start + self._size + GUARD))
+        self._bytes[: self._start] = self._bytes[self._start + self._size :] = 0xA5
+        self.array = self._bytes[self._start : self._start + self._size].view(item).reshape(shape)
+        self.address = self._bytes.ctypes.data + self._start
+
+    @classmethod
+    def of(cls, values: np.ndarray, shift: int = 0) -> _Guarded:
+        """The same values."""
+        guarded = cls(values.shape, values.dtype, shift)
+        guarded.array[...] = values
+        return guarded
+
+    @property
+    def guards(self) -> list[tuple[int, int]]:
+        """The address and bytes of both guards."""
+        return [(self.address - self._start, self._start), (self.address + self._size, GUARD)]
 
     def check(self, what: str) -> None:
-        assert (self._bytes[:GUARD] == 0xA5).all(), f"something was written before {what}"
-        assert (self._bytes[GUARD + self._size :] == 0xA5).all(), f"something was written behind {what}"
+        assert (self._bytes[: self._start] == 0xA5).all(), f"something was written before {what}"
+        assert (self._bytes[self._start + self._size :] == 0xA5).all(), f"something was written behind {what}"
 
 
 def _aligned(data: bytes) -> np.ndarray:

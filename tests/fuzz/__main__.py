@@ -5,15 +5,15 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import subprocess
 import sys
 import time
 import warnings
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
+from codegen import redzones
 from fuzz.models import draw
-from fuzz.running import Build, Failure, Tally, check_batch, runs_of
+from fuzz.running import Build, Failure, Tally, check_batch, runs_of, ways
 from fuzz.shrink import Case, complaint, shrink
 
 BATCH = 50
@@ -30,26 +30,17 @@ BUILDS = (
 MOST_SHRUNK = 20
 
 
-SANITIZED = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
-
 def build_of(seed: int, sanitize: bool = False) -> Build:
     """How the batch of a seed is compiled."""
     build = BUILDS[seed // BATCH % len(BUILDS)]
-    return Build(build.cpu, SANITIZED) if sanitize else build
+    return Build(build.cpu, redzones.FLAGS) if sanitize else build
 
 
 def under_the_sanitizer() -> None:
     """Start again with the address sanitizer loaded ahead of everything: a library that is loaded needs it there."""
-    if "libasan" in os.environ.get("LD_PRELOAD", ""):
+    if redzones.is_sanitized():
         return
-    # The references throw C++ exceptions, which the sanitizer asks to see the maker of.
-    names = ("libasan.so", "libstdc++.so")
-    found = [
-        subprocess.run(["gcc", f"-print-file-name={n}"], capture_output=True, text=True).stdout.strip() for n in names
-    ]
-    environment = {**os.environ, "LD_PRELOAD": " ".join(found), "ASAN_OPTIONS": "detect_leaks=0"}
-    os.execve(sys.executable, [sys.executable, "-m", "fuzz", *sys.argv[1:]], environment)
+    os.execve(sys.executable, [sys.executable, "-m", "fuzz", *sys.argv[1:]], redzones.environment())
 
 
 def main() -> int:
@@ -69,12 +60,12 @@ def main() -> int:
     report(tally, done, time.monotonic() - started)
     if not chosen.no_shrink:
         for failure in one_for_each_seed(tally.failures)[:MOST_SHRUNK]:
-            in_a_process(_shrink, failure, chosen.output)
+            in_a_process(_shrink, failure, chosen.output, chosen.sanitize)
     return 1 if tally.failures else 0
 
 
 def campaign(first: int, models: int, jobs: int, seconds: float, sanitize: bool) -> tuple[Tally, int]:
-    """All batches; a process that dies is a failure of its models, each tried alone. The tally, and models run."""
+    """All batches; a process that dies is tried again in halves. The tally, and how many models ran."""
     total, done = Tally(), 0
     waiting = [range(k, min(k + BATCH, first + models)) for k in range(first, first + models, BATCH)][::-1]
     running: dict[Connection, tuple[range, multiprocessing.Process]] = {}
@@ -93,12 +84,15 @@ def campaign(first: int, models: int, jobs: int, seconds: float, sanitize: bool)
                 total.add(receiver.recv())
                 done += len(seeds)
             except EOFError:
-                waiting += [range(s, s + 1) for s in seeds] if len(seeds) > 1 else []
-                if len(seeds) == 1:
-                    process.join()
-                    total.failures.append(Failure(seeds[0], "default", "died", f"exit code {process.exitcode}"))
+                process.join()
+                half = len(seeds) // 2
+                waiting += [seeds[half:], seeds[:half]] if half else []
+                if not half:
+                    text = f"exit code {process.exitcode} {redzones.report(process.pid)}"
+                    total.failures.append(Failure(seeds[0], "default", "died", text))
                     done += 1
             process.join()
+            redzones.report(process.pid)
             print(f"\r{done} models, {len(total.failures)} failures", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     return total, done
@@ -106,6 +100,8 @@ def campaign(first: int, models: int, jobs: int, seconds: float, sanitize: bool)
 
 def _batch(seeds: range, sanitize: bool, sender: Connection) -> None:
     warnings.simplefilter("ignore")
+    if sanitize:
+        redzones.keep_report()
     sender.send(check_batch([draw(seed) for seed in seeds], build_of(seeds[0], sanitize)))
 
 
@@ -131,17 +127,19 @@ def in_a_process(target: object, *args: object) -> None:
         print(f"shrinking {args[0]} ended with exit code {process.exitcode}")
 
 
-def _shrink(failure: Failure, output: Path) -> None:
+def _shrink(failure: Failure, output: Path, sanitize: bool) -> None:
     warnings.simplefilter("ignore")
-    drawn = draw(failure.seed)
+    drawn, build = draw(failure.seed), build_of(failure.seed, sanitize)
     for name, inputs in runs_of(drawn).items():
         case = Case(drawn.model, inputs)
         case.save(output, f"{failure.seed}")
-        if complaint(case, failure.way, build_of(failure.seed)):
-            small, what = shrink(case, failure.way, build_of(failure.seed))
-            path = small.save(output, f"{failure.seed}-small")
-            print(f"\nseed {failure.seed}, {failure.way}, {name}: {what[:500]}\n{small.text()[:2000]}{path}")
-            return
+        # A process that died left no word of the way.
+        for way in ways() if failure.kind == "died" else [failure.way]:
+            if complaint(case, way, build):
+                small, what = shrink(case, way, build)
+                path = small.save(output, f"{failure.seed}-small")
+                print(f"\nseed {failure.seed}, {way}, {name}: {what[:500]}\n{small.text()[:2000]}{path}")
+                return
     print(f"\nseed {failure.seed}, {failure.way}: right when compiled alone")
 
 

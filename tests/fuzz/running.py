@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import _ctypes
 import ctypes
+import os
 import subprocess
 import tempfile
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from codegen import redzones
 from codegen.building import Emitted, GuardFailed, Runner, joined
 from fuzz.draw import SYMBOLS, Array, Drawn
 from fuzz.judge import Judge
@@ -56,6 +59,11 @@ class Build:
     cpu: str = "native"
     flags: tuple[str, ...] = ("-O1",)
 
+    @property
+    def is_sanitized(self) -> bool:
+        """Whether every access to memory is watched; the process has the sanitizer loaded then."""
+        return any(flag.startswith("-fsanitize=") for flag in self.flags)
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -89,7 +97,8 @@ def emit(model: onnx.ModelProto, way: str, build: Build, folder: Path) -> Emitte
     path.write_bytes(model.SerializeToString())
     job = Job(path, CompileOptions(cpu=build.cpu, **ways()[way]))
     try:
-        run_stages(job, stop_after="emit")
+        with redzones.spread_out() if build.is_sanitized else nullcontext():
+            run_stages(job, stop_after="emit")
     except UnsupportedModelError:
         raise
     except Exception as error:
@@ -125,13 +134,19 @@ class Library:
         # However little there is to do, every call is shared among the threads.
         flags = compiler.compile_flags(target, (*STRICT, *build.flags))
         source, path = folder / "models.c", folder / "models.so"
-        source.write_text(joined([m.module for m in models]))
+        source.write_text(joined([m.module for m in models], exact=build.is_sanitized))
         command = [*compiler.argv, *flags, "-DGF_WORK_PER_THREAD=1", "-shared", str(source), "-o", str(path)]
-        done = subprocess.run([*command, "-lm", "-lpthread"], capture_output=True, text=True, check=False)
+        # The compiler itself is not to be watched.
+        environment = {name: text for name, text in os.environ.items() if name != "LD_PRELOAD"}
+        command += ["-lm", "-lpthread"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
         if done.returncode:
             raise Broken(f"the C compiler: {done.stderr[:2000]}")
         self._library = ctypes.CDLL(str(path))
-        self.runners = [Runner(m.module, self._library, f"_{k}") for k, m in enumerate(models)]
+        self.runners = [
+            Runner(m.module, self._library, f"_{k}", m.plan if build.is_sanitized else None)
+            for k, m in enumerate(models)
+        ]
 
     def close(self) -> None:
         _ctypes.dlclose(self._library._handle)

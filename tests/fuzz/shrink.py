@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from codegen import redzones
 from fuzz.draw import Array
 from fuzz.graphs import pruned
 from fuzz.judge import Judge
@@ -48,6 +51,28 @@ def _short(array: Array) -> str:
 
 def complaint(case: Case, way: str, build: Build) -> str:
     """What is wrong with the compiled model, a word first; empty where it is right, refused or has no reference."""
+    if not build.is_sanitized:
+        return _complaint(case, way, build)
+    # What the sanitizer finds ends the process.
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.Process(target=_complain, args=(case, way, build, sender))
+    process.start()
+    sender.close()
+    try:
+        found = str(receiver.recv())
+    except EOFError:
+        found = ""
+    process.join()
+    died = redzones.report(process.pid)
+    return (died or f"died with exit code {process.exitcode}") if process.exitcode else found
+
+
+def _complain(case: Case, way: str, build: Build, sender: Connection) -> None:
+    redzones.keep_report()
+    sender.send(_complaint(case, way, build))
+
+
+def _complaint(case: Case, way: str, build: Build) -> str:
     with tempfile.TemporaryDirectory(prefix="graphfuse-fuzz-") as name:
         folder = Path(name)
         try:
