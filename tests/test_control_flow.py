@@ -210,6 +210,72 @@ def test_each_iteration_draws_other_random_numbers(tmp_path: Path) -> None:
     assert session.run(None, counts(50)[0])[1].tobytes() == z.tobytes()
 
 
+# What may fail in the body of a loop, with inputs that make it fail.
+FAILING = {
+    "broadcast": (
+        "float[N, 3] u, float[K, 3] v",
+        "s = Mul(u, v) t = ReduceSum<keepdims = 0>(s, zero)",
+        {"u": np.ones((2, 3), np.float32), "v": np.ones((5, 3), np.float32)},
+    ),
+    "reshape": (
+        "float[12] u, int64[2] v",
+        "s = Reshape(u, v) t = ReduceSum<keepdims = 0>(s, both)",
+        {"u": np.ones(12, np.float32), "v": np.array([5, -7])},
+    ),
+    "gather": (
+        "float[N, 3] u, int64[1] v",
+        "s = Gather(u, v) t = Squeeze(s, zero)",
+        {"u": np.ones((0, 3), np.float32), "v": np.array([9])},
+    ),
+    "matmul": (
+        "float[1, N] u, float[K, 3] v",
+        "s = MatMul(u, v) t = Squeeze(s, zero)",
+        {"u": np.ones((1, 4), np.float32), "v": np.ones((5, 3), np.float32)},
+    ),
+    "best": (
+        "float[7] u, int64[1] v",
+        "s, w = TopK(u, v) t = ReduceSum<keepdims = 0>(s, zero)",
+        {"u": np.ones(7, np.float32), "v": np.array([9])},
+    ),
+    "division": (
+        "int64[3] u, int64[3] v",
+        "s = Div(u, v) t = Cast<to = 1>(s)",
+        {"u": np.array([1, 2, -(2**63)]), "v": np.array([0, 0, -1])},
+    ),
+    "endless": (
+        "float[3] u, bool v",
+        """t = Loop("", v, u) <body = d (int64 j, bool e, float[3] f) => (bool g, float[3] h) {
+            g = Identity(e) h = Exp(f) }>""",
+        {"u": np.ones(3, np.float32), "v": np.array(True)},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAILING)
+def test_a_loop_that_does_not_run_does_not_fail(tmp_path: Path, name: str) -> None:
+    """Even where what would fail is the same in every iteration, and could be computed ahead of the loop."""
+    ports, work, given = FAILING[name]
+    proto = parse(
+        f"""g (int64 n, bool c, float[A, 3] x, {ports}) => (float[A, 3] y) {{
+            zero = Constant<value = int64[1] {{0}}>() both = Constant<value = int64[2] {{0, 1}}>()
+            y = Loop(n, c, x) <body = b {LOOP}) {{ q = Identity(p) {work} r = Add(a, t) }}> }}"""
+    )
+    feeds = {"n": int64(0), "c": np.array(True), "x": X[:, :3], **given}
+    check(compiled(proto, tmp_path), proto, [feeds, {**feeds, "n": int64(9), "c": np.array(False)}])
+
+
+def test_a_branch_that_is_not_taken_does_not_fail(tmp_path: Path) -> None:
+    proto = parse("""g (bool c, float[N] x, float[3] z) => (float[3] y) {
+        y = If(c) <then_branch = a () => (float[3] u) { u = Mul(x, z) },
+                   else_branch = b () => (float[3] s) { s = Neg(z) }> }""")
+    z = np.ones(3, np.float32)
+    cases = [{"c": np.array(c), "x": np.ones(n, np.float32), "z": z} for c, n in ((False, 7), (True, 3))]
+    made = compiled(proto, tmp_path)
+    check(made, proto, cases)
+    with made.session() as session, pytest.raises(InputError, match="must be equal"):
+        session.run(None, {**cases[0], "c": np.array(True)})
+
+
 def test_what_a_scan_takes_apart_has_to_be_as_long(tmp_path: Path) -> None:
     proto = parse("""g (float[T, 4] x, float[S, 4] z) => (float[T, 4] y) {
         y = Scan(x, z) <num_scan_inputs = 2, body = b (float[4] p, float[4] q) => (float[4] r) { r = Mul(p, q) }> }""")

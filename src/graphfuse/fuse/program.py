@@ -143,7 +143,7 @@ class _Scope:
             self.unsupported += found
             raise _InBody
         _complete(program)
-        used = {a for t in program.tensors for a in t.args} | set(program.outputs)
+        used = {a for t in program.tensors for a in t.args} | set(program.outputs) | program._read
         captured = [leaf for leaf in program.captured.values() if leaf in used]
         return Body(program, program.outputs, captured, _sizes_from_around(program), frozenset(program.measures.own))
 

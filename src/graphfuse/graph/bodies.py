@@ -195,6 +195,16 @@ def runs_to_the_end(node: ir.Node) -> bool:
     return _starts(node) and keeps_condition(node)
 
 
+def surely_runs(node: ir.Node) -> bool:
+    """Whether a Loop or Scan runs at least once, whatever its inputs are."""
+    if node.op_type == "Scan":
+        return (trips(node) or 0) > 0
+    most = behind_identities(node.inputs[0])
+    known = most is not None and most.const_value is not None and most.const_value.size == 1
+    often = most is None or (known and int(most.const_value.numpy().reshape(())) > 0)  # type: ignore[union-attr]
+    return often and _starts(node)
+
+
 def _condition(node: ir.Node) -> ir.Value | None:
     """The condition that a Loop starts with, where it is given one."""
     return node.inputs[1] if len(node.inputs) > 1 else None

@@ -6,11 +6,11 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.graph.bodies import inner_first, is_control, splice, supersede
-from graphfuse.graph.dims import symbols
 from graphfuse.graph.origins import origins
 from graphfuse.ledger import Ledger
 from graphfuse.rules.builder import Builder
-from graphfuse.rules.values import dims, keeps_shape, rank
+from graphfuse.rules.certain import cannot_fail
+from graphfuse.rules.values import keeps_shape, rank
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -43,18 +43,13 @@ def _is_cheap(node: ir.Node) -> bool:
     work = [inner for branch in branches for inner in branch if inner.op_type != "Identity"]
     if len(work) > _MOST_NODES or any(n.domain or n.op_type not in _CHEAP for branch in branches for n in branch):
         return False
-    if any(not _is_certain(value) or value.dtype == ir.DataType.STRING for n in work for value in n.outputs):
+    # Sizes that meet in a branch need not fit where the other one is taken.
+    if any(not cannot_fail(n) or value.dtype == ir.DataType.STRING for n in work for value in n.outputs):
         return False
     if rank(node.inputs[0]) is None:
         return False
     pairs = zip(*(branch.outputs for branch in branches), strict=True)
     return all(keeps_shape(a, b) and a.dtype == b.dtype and a.dtype is not None for a, b in pairs)
-
-
-def _is_certain(value: ir.Value) -> bool:
-    """Whether a size is surely what it is: sizes that meet in a branch may not fit where the other one is taken."""
-    shape = dims(value)
-    return shape is not None and not any(name.startswith("_") for name in symbols(shape))
 
 
 def _select(node: ir.Node, build: Builder) -> None:
@@ -83,6 +78,12 @@ NEAR_MISSES = (
         """g (bool c, float[N] x, float[K] z, float[1] v) => (float[1] y) {
             y = If(c) <then_branch = a () => (float[1] u) { w = Mul(x, z) k = Equal(w, w) u = Where(k, v, v) },
                        else_branch = b () => (float[1] s) { s = Neg(v) }> }""",
+        "",
+    ),
+    (
+        """g (bool c, float[N] x, float[3] z, float[3] v) => (float[3] y) {
+            y = If(c) <then_branch = a () => (float[3] u) { u = Mul(x, z) },
+                       else_branch = b () => (float[3] s) { s = Neg(v) }> }""",
         "",
     ),
     (

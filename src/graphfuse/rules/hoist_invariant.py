@@ -1,14 +1,18 @@
-"""What every iteration of a loop computes alike is computed once, in front of the loop."""
+"""What every iteration of a loop computes alike is computed once, in front of the loop.
+
+A loop may not run at all, and then nothing in it may fail: unless it surely runs, only what cannot fail is moved.
+"""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from graphfuse.graph.bodies import bodies, body_of, captured, inner_first, is_control
+from graphfuse.graph.bodies import bodies, body_of, captured, inner_first, is_control, surely_runs
 from graphfuse.graph.origins import label
 from graphfuse.graph.randomness import is_random
 from graphfuse.ledger import Ledger
 from graphfuse.rules.builder import Builder
+from graphfuse.rules.certain import cannot_fail
 
 STAGE = "simplify"
 ERROR_CLASS = "exact"
@@ -30,9 +34,12 @@ def _hoist(loop: ir.Node, build: Builder, ledger: Ledger) -> list[ir.Node]:
     assert graph is not None
     inside = set(body.inputs) | {value for node in body for value in node.outputs}
     moved = []
+    always = surely_runs(loop)
     for node in list(body):
         if node.op_type == "Identity" or _is_drawn(node):
             continue  # a copy in a body is there because the body's results are its own
+        if not always and not cannot_fail(node):
+            continue
         if any(value in inside for value in (*node.inputs, *captured(node))):
             continue
         ends = [k for k, value in enumerate(body.outputs) if value.producer() is node]
@@ -63,6 +70,10 @@ HITS = (
             d = Identity(c)
             e = Loop(n, t, a) <body = f (int64 j, bool p, float[2, 3] q) => (bool r, float[2, 3] s) {
                 r = Identity(p) u = Exp(x) v = Abs(a) o = Add(q, u) s = Sub(o, v) }> }> }""",
+    """g (float[2, 3] x, float[A] w, float[3] s) => (float[2, 3] y) {
+        n = Constant<value = int64 {20}>() t = Constant<value = bool {1}>()
+        y = Loop(n, t, x) <body = b (int64 i, bool c, float[2, 3] a) => (bool d, float[2, 3] e) {
+            d = Identity(c) u = Mul(w, s) e = Add(a, u) }> }""",
 )
 NEAR_MISSES = (
     (
@@ -70,6 +81,31 @@ NEAR_MISSES = (
             y = Loop(n, t, x) <body = b (int64 i, bool c, float[2, 3] a) => (bool d, float[2, 3] e) {
                 d = Identity(c) r = RandomNormalLike(x) f = Cast<to = 1>(i) g = Mul(r, f) h = Sub(g, g)
                 e = Add(a, h) }> }""",
+        "",
+    ),
+    (
+        """g (int64 n, bool t, float[2, 3] x, float[N, 3] u, float[K, 3] v) => (float[2, 3] y) {
+            y = Loop(n, t, x) <body = b (int64 i, bool c, float[2, 3] a) => (bool d, float[2, 3] e) {
+                d = Identity(c) p = Mul(u, v) e = Add(a, p) }> }""",
+        "",
+    ),
+    (
+        """g (int64 n, bool t, float[2, 3] x, float[12] u, int64[2] s) => (float[2, 3] y) {
+            y = Loop(n, t, x) <body = b (int64 i, bool c, float[2, 3] a) => (bool d, float[2, 3] e) {
+                d = Identity(c) p = Reshape(u, s) e = Add(a, p) }> }""",
+        "",
+    ),
+    (
+        """g (int64 n, bool t, float[2, 3] x, float[1, K] u, float[L, 3] v) => (float[2, 3] y) {
+            y = Loop(n, t, x) <body = b (int64 i, bool c, float[2, 3] a) => (bool d, float[2, 3] e) {
+                d = Identity(c) p = MatMul(u, v) e = Add(a, p) }> }""",
+        "",
+    ),
+    (
+        """g (int64 n, bool t, float[2, 3] x, float[3] u) => (float[2, 3] y) {
+            y = Loop(n, t, x) <body = b (int64 i, bool c, float[2, 3] a) => (bool d, float[2, 3] e) {
+                d = Identity(c) p = Loop("", t, u) <body = f (int64 j, bool q, float[3] r) => (bool s, float[3] v) {
+                    s = Identity(q) v = Exp(r) }> e = Add(a, p) }> }""",
         "",
     ),
 )
