@@ -21,14 +21,14 @@ FAR = 2**63 - 1
 
 @pytest.mark.parametrize("step", [1, 2, 3, -1, -2])
 def test_extent_of_a_slice(step: int) -> None:
-    """As NumPy slices, with numbers and, where it is told at all, with a symbol."""
+    """As NumPy slices, but that a start before the axis is its first element; with numbers and, if told, a symbol."""
     symbol = ir.SymbolicDim("N")
     ends = [*range(-7, 8), 10**9, FAR] if step > 0 else [*range(-7, 8), -FAR]
     for start in range(-7, 8):
         for end in ends:
             told = slice_extent(symbol, start, end, step)
             for size in range(1, 7):
-                expected = len(np.arange(size)[start : None if end == -FAR else end : step])
+                expected = len(np.arange(size)[max(start, -size) : None if end == -FAR else end : step])
                 assert slice_extent(size, start, end, step) == expected
                 if told is not None:
                     assert (told if isinstance(told, int) else told.evaluate({"N": size})) == expected

@@ -34,6 +34,7 @@ JUMPING = frozenset(
         "Hardmax",
         "IsInf",
         "IsNaN",
+        "MelWeightMatrix",
         "Mod",
         "Round",
         "Shrink",

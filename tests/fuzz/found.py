@@ -24,4 +24,37 @@ FOUND = {
         y = Loop<body = b (int64 i, bool c) => (bool d, float[3] z) { d = Identity(c) z = Neg(x) }>(n, t) }""",
     "no_elements_in_a_shape_known_at_run_time": """g (int64[2] s, float[1] x) => (float[A, B] y) {
         i = Constant<value = int64[0, 1] {}>() a = Gather(x, i) y = Reshape(a, s) }""",
+    "steps_back_beyond_the_first": """g (float[N] x) => (float[N] y, int64[2] z) {
+        s = Constant<value = int64[1] {-1}>() e = Constant<value = int64[1] {-9}>()
+        a = Constant<value = int64[1] {0}>() t = Constant<value = int64[1] {-2}>()
+        far = Constant<value = int64[1] {-99}>() back = Constant<value = int64[1] {-1}>() y = Slice(x, s, far, a, back)
+        c = Constant<value = int64[1] {7}>() q = Slice(c, s, e, a, t) z = Concat<axis = 0>(q, c) }""",
+    "equal_choices_are_repeated": """g (bool[8] x) => (int64[8] y) {
+        a = Constant<value = int64[1] {-1}>() m = Constant<value = int64 {-2}>() w = Where(x, a, a) y = Clip(w, m) }""",
+    "mel_weights_in_a_row": """g () => (float[A] z) {
+        a = Constant<value = int64 {8}>() b = Constant<value = int64 {32}>() c = Constant<value = int64 {8192}>()
+        d = Constant<value = float {60.0}>() e = Constant<value = float {3000.0}>() y = MelWeightMatrix(a, b, c, d, e)
+        r = Constant<value = int64[1] {-1}>() z = Reshape(y, r) }""",
+    "rows_without_elements_are_counted": """g (int64 n, float[3, 0] x) => (float[A, 3, 0] y) {
+        t = Constant<value = bool {1}>()
+        s, y = Loop<body = b (int64 i, bool c, float[3, 0] u) => (bool d, float[3, 0] v, float[3, 0] z) {
+            k = Constant<value = int64 {2}>() d = Less(i, k) v = Tanh(u) z = Neg(u) }>(n, t, x) }""",
+    "rounds_over_nothing_are_counted": """g (int64 n, float[0] x) => (float[0] s, float[A, 1] y) {
+        t = Constant<value = bool {1}>() one = Constant<value = float[1] {1.0}>()
+        s, z = Loop<body = b (int64 i, bool c, float[0] u) => (bool d, float[0] v, bool[1] w) {
+            k = Constant<value = int64 {2}>() q = Constant<value = int64[1] {1}>() d = Less(i, k) v = Identity(u)
+            w = Reshape(c, q) }>(n, t, x)
+        h = Shape(z) y = Expand(one, h) }""",
+    "rows_of_a_folded_loop": """g () => (int64[A] y) {
+        n = Constant<value = int64 {2}>() t = Constant<value = bool {1}>()
+        y = Loop<body = b (int64 i, bool c) => (bool d, int64 z) { d = Identity(c) z = Identity(i) }>(n, t) }""",
+    "sums_beside_a_position": """g (float[3, 70] x) => (int64[3] y, float[3] z) {
+        k = Constant<value = int64[1] {1}>() y = ArgMin<axis = 1, keepdims = 0>(x)
+        a = ReduceSum<keepdims = 0>(x, k) b = ReduceMin<keepdims = 0>(x, k) z = Mul(a, b) }""",
+    "uneven_parts_known_at_run_time": """g (int64[2] x, float[3, 5] w) => (float[A, B] y) {
+        zero = Constant<value = int64[1] {0}>() q = ReduceSum<keepdims = 1>(x, zero) p = Sub(q, q)
+        four = Constant<value = int64[1] {4}>() one = Constant<value = int64[1] {1}>()
+        a = Add(p, four) b = Add(p, one) s = Concat<axis = 0>(b, a) u, v = Split<axis = 1>(w, s)
+        t = Transpose<perm = [1, 0]>(u) k = Constant<value = float[3, 2] {1., 2., 3., 4., 5., 6.}>()
+        y = MatMul(t, k) }""",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import onnx
 import onnxruntime
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_loop import Loop as _Loop
 
 from fuzz.graphs import captured, opsets
 
@@ -45,12 +47,34 @@ class Onnxruntime:
             raise NoAnswer(str(error)) from error
 
 
+class LRN(OpRun):  # type: ignore[misc]
+    """As ONNX has it; the evaluator's own takes the number of images for the number of channels."""
+
+    def _run(self, x: Array, alpha: float, beta: float, bias: float, size: int) -> tuple[Array]:
+        channels = x.shape[1]
+        before, behind = (size - 1) // 2, size // 2
+        squares = (
+            np.stack([(x[:, max(0, c - before) : c + behind + 1] ** 2).sum(1) for c in range(channels)], axis=1)
+            if channels
+            else x
+        )
+        return ((x / (bias + alpha / size * squares) ** beta).astype(x.dtype),)
+
+
+class Loop(_Loop):  # type: ignore[misc]
+    """A condition that is left out is true; the evaluator's own loop does not run then."""
+
+    def _run(self, trips: Array | None, condition: Array | None, *states: Array, **rest: Any) -> tuple[Array, ...]:
+        given = np.array(True) if condition is None else condition
+        return tuple(super()._run(trips, given, *states, **rest))
+
+
 class Evaluator:
     """A model in onnx's reference evaluator. Raises NoAnswer."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         try:
-            self._evaluator = ReferenceEvaluator(model)
+            self._evaluator = ReferenceEvaluator(model, new_ops=[LRN, Loop])
         except Exception as error:  # whatever it lacks
             raise NoAnswer(str(error)) from error
 
@@ -65,6 +89,9 @@ class Evaluator:
             raise NoAnswer(str(error)) from error
 
 
+BOTH = (Onnxruntime, Evaluator)
+
+
 def _array(y: Any) -> Array:
     if not isinstance(y, np.ndarray | np.generic):
         raise NoAnswer("not a tensor")
@@ -72,10 +99,10 @@ def _array(y: Any) -> Array:
 
 
 class Stepwise:
-    """A model node by node, each in onnxruntime where it has a kernel for it. Raises NoAnswer."""
+    """A model node by node, each in the first of the references that has a kernel for it. Raises NoAnswer."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._model = model
+    def __init__(self, model: onnx.ModelProto, order: Sequence[type[Onnxruntime | Evaluator]] = BOTH) -> None:
+        self._model, self._order = model, order
         self._constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self._opset = next(o.version for o in model.opset_import if o.domain == "")
 
@@ -83,7 +110,7 @@ class Stepwise:
         values = {**self._constants, **inputs}
         for node in self._model.graph.node:
             read = {x for x in (*node.input, *captured(node)) if x in values}
-            results = evaluate_node(node, {x: values[x] for x in sorted(read)}, self._opset)
+            results = evaluate_node(node, {x: values[x] for x in sorted(read)}, self._opset, order=self._order)
             values.update(zip(node.output, results, strict=True))
         return [values[y.name] for y in self._model.graph.output]
 
@@ -99,8 +126,17 @@ def reference(model: onnx.ModelProto) -> Reference:
         return Stepwise(model)
 
 
+def second_reference(model: onnx.ModelProto) -> Stepwise:
+    """Every node in onnx's evaluator, but those that it lacks. Raises NoAnswer."""
+    return Stepwise(model, BOTH[::-1])
+
+
 def evaluate_node(
-    node: onnx.NodeProto, inputs: Mapping[str, Array], opset: int, known: Collection[str] = ()
+    node: onnx.NodeProto,
+    inputs: Mapping[str, Array],
+    opset: int,
+    known: Collection[str] = (),
+    order: Sequence[type[Onnxruntime | Evaluator]] = BOTH,
 ) -> list[Array]:
     """The results of one node; the inputs in `known` are constants. Raises NoAnswer."""
     given = {k: v for k, v in inputs.items() if k not in known}
@@ -120,9 +156,9 @@ def evaluate_node(
         raise NoAnswer(f"{node.op_type} is deprecated")
     shapes = None if node.domain else _inferred(model)
     try:
-        results = Onnxruntime(model)(given)
+        results = order[0](model)(given)
     except NoAnswer:
-        results = Evaluator(model)(given)
+        results = order[1](model)(given)
     # A reference that contradicts the standard's own types and shapes is not to be trusted with the form.
     for k, result in enumerate(results):
         if shapes is not None and not shapes[k](result):

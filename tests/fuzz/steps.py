@@ -419,8 +419,9 @@ def window(d: Drawing) -> None:
     rank = v.ndim - 2
     kernel = [d.one(1, 2, 3, 3) for _ in range(rank)]
     attrs: dict[str, Any] = {}
-    if d.chance(0.5):
-        attrs["strides"] = [d.one(1, 1, 2, 3) for _ in range(rank)]
+    strides = [d.one(1, 1, 2, 3) for _ in range(rank)] if d.chance(0.5) else [1] * rank
+    if any(s != 1 for s in strides) or d.chance(0.1):
+        attrs["strides"] = strides
     if d.chance(0.2):
         attrs["dilations"] = [d.one(1, 2) for _ in range(rank)]
     attrs |= d.one({"pads": [k // 2 for k in kernel] * 2}, {"auto_pad": d.one("SAME_UPPER", "SAME_LOWER")}, {})
@@ -443,6 +444,8 @@ def window(d: Drawing) -> None:
         more = {"count_include_pad": 1} if kind == "AveragePool" and d.chance(0.4) else {}
         d.add(kind, [x], kernel_shape=kernel, ceil_mode=d.one(0, 0, 1), **attrs, **more)
     else:
+        if kind == "ConvTranspose" and "auto_pad" in attrs and any(s > k for s, k in zip(strides, kernel, strict=True)):
+            raise Unfit  # less than nothing would have to be cut off: the references make three things of it
         filters(d, x, kind, kernel, attrs)
 
 

@@ -69,6 +69,7 @@ class Entry:
                 w.line("if (weights == NULL) weights = model_weights;")
             for s in self.sizes.measured:
                 w.line(f"int64_t {self.sizes.names[s]} = 0;")
+                w.line(f"(void){self.sizes.names[s]};")
             self.places.declare(w)
             at = _Progress()
             self._guards(w, plan.guards, at)

@@ -54,6 +54,7 @@ class Places:
         """The variables that say where tensors of measured sizes and carried values are."""
         if self.slots:
             w.line("gf_slot *const slots = arena;")
+            w.line("(void)slots;")
         if self.stoppable:
             w.line(f"const int *const stop = {self.stop};")
         for name in dict.fromkeys(self._grown.values()):
@@ -65,6 +66,7 @@ class Places:
                 w.line(f"int {name}_slot = {self.plan.arena.slots[place]};")
             else:
                 w.line(f"char *{name} = {self._in_arena(place)};")
+                w.line(f"(void){name};")
 
     def variable(self, buffer: Buffer) -> str | None:
         """The variable that says where a buffer is, if one does."""

@@ -65,7 +65,7 @@ def _replace(op_type: str) -> Callable[[_Rule], _Rule]:
 registry.collect()
 _library = {
     op: registry.get("", op, version=OPSET - 1)
-    for op in ("Slice", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where", "Cast")
+    for op in ("Slice", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where", "Cast", "Split")
 }
 
 
@@ -78,38 +78,53 @@ def _fall_back(ctx: ShapeInferenceContext, node: ir.Node) -> None:
 @_replace("Slice")
 def _slice(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     """Bounds are clamped to the dimension, as ONNX says, also when the dimension is symbolic."""
-    _fall_back(ctx, node)
     data, out = node.inputs[0], node.outputs[0]
-    if data is None or data.shape is None or out.shape is None:
+    if data is None or data.shape is None:
+        _fall_back(ctx, node)
         return
-    starts, ends = known(ctx, node, 1), known(ctx, node, 2)
-    rank = len(data.shape)
-    if starts is None or ends is None:
-        _unknown_on_axes(ctx, node, rank)
+    starts, ends, rank = known(ctx, node, 1), known(ctx, node, 2), len(data.shape)
+    axes = known_ints(ctx, node, 3) if _is_given(node, 3) else list(range(rank))[: len(starts or ())]
+    steps = known_ints(ctx, node, 4) if _is_given(node, 4) else [1] * len(starts or ())
+    if axes is not None and steps is not None and (0 in steps or any(not -rank <= a < rank for a in axes)):
+        _fall_back(ctx, node)  # which says what is wrong with the node
         return
-    axes = known_ints(ctx, node, 3) or list(range(len(starts)))
-    steps = known_ints(ctx, node, 4) or [1] * len(starts)
     dims = list(data.shape)
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        extent = slice_extent(dims[axis % rank], start, end, step)
-        dims[axis % rank] = ctx.new_symbolic_dim() if extent is None else extent
-    out.shape = ir.Shape(dims)
-
-
-def _unknown_on_axes(ctx: ShapeInferenceContext, node: ir.Node, rank: int) -> None:
-    """Bounds known only at run time change the sliced axes alone."""
-    data, out = node.inputs[0], node.outputs[0]
-    axes = known_ints(ctx, node, 3)
-    if axes is None or data is None or data.shape is None:
+    if starts is None or ends is None or axes is None or steps is None:
+        given = axes if axes and _is_given(node, 3) else range(rank)
+        for axis in given:
+            dims[axis] = ctx.new_symbolic_dim()
+        ctx.set_shape_and_dtype(out, ir.Shape(dims), data.dtype)
         return
-    sliced = {axis % rank for axis in axes}
-    out.shape = ir.Shape([ctx.new_symbolic_dim() if a in sliced else d for a, d in enumerate(data.shape)])
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        extent = slice_extent(dims[axis], start, end, step)
+        dims[axis] = ctx.new_symbolic_dim() if extent is None else extent
+    ctx.set_shape_and_dtype(out, ir.Shape(dims), data.dtype)
+    elements = ctx.get_symbolic_value(data)
+    if rank == 1 and elements is not None and starts and isinstance(starts[0], int) and isinstance(ends[0], int):
+        ctx.set_symbolic_value(out, [elements[k] for k in taken(len(elements), starts[0], ends[0], steps[0])])
+
+
+@_replace("Split")
+def _split(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Sizes that are known at run time only need not be equal, as the library has them."""
+    data = node.inputs[0]
+    if data is None or data.shape is None or not _is_given(node, 1) or known_ints(ctx, node, 1) is not None:
+        _fall_back(ctx, node)
+        return
+    axis = node.attributes.get_int("axis", 0) % len(data.shape)
+    for out in node.outputs:
+        dims = [ctx.new_symbolic_dim() if k == axis else d for k, d in enumerate(data.shape)]
+        ctx.set_shape_and_dtype(out, ir.Shape(dims), data.dtype)
+
+
+def _is_given(node: ir.Node, k: int) -> bool:
+    return k < len(node.inputs) and node.inputs[k] is not None
 
 
 def slice_extent(dim: SymDim, start: SymDim, end: SymDim, step: int) -> SymDim | None:
     """The number of elements that start:end:step takes from an axis, or None when it cannot be told."""
     if isinstance(dim, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(dim)[_python_slice(start, end, step)])
+        return len(taken(dim, start, end, step))
     if step < 0:
         whole = isinstance(start, int) and isinstance(end, int) and start >= 2**31 - 1 and end <= -(2**31) + 1
         reverse = start == -1 and isinstance(end, int) and end <= -(2**31) + 1
@@ -123,9 +138,12 @@ def slice_extent(dim: SymDim, start: SymDim, end: SymDim, step: int) -> SymDim |
     return to_dim(sympy.floor((length + step - 1) / step))
 
 
-def _python_slice(start: int, end: int, step: int) -> slice:
-    # Python reads a negative end as counted from the far end; ONNX clamps "before the first" to it when stepping back.
-    return slice(start, None if step < 0 and end <= -(2**31) + 1 else end, step)
+def taken(size: int, start: int, end: int, step: int) -> range:
+    """The places that a slice takes from an axis: bounds count from the far end where negative, and are clamped."""
+    first, last = (0, size) if step > 0 else (-1, size - 1)
+    start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+    # Stepping back, one begins at an element and may end before the first.
+    return range(min(max(start, 0), last), min(max(end, first), last), step) if size else range(0)
 
 
 def _bound(dim: SymDim, bound: SymDim) -> sympy.Expr | None:
@@ -239,6 +257,16 @@ def _flat(value: ir.Value) -> bool:
     return value.shape is not None and len(value.shape) <= 1
 
 
+@_replace("MelWeightMatrix")
+def _mel_weight_matrix(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """One row for each bin of a spectrum, half of its length and one; the library takes the inputs for the shape."""
+    bands, length = known_ints(ctx, node, 0), known_ints(ctx, node, 1)
+    shape = [length[0] // 2 + 1 if length else ctx.new_symbolic_dim(), bands[0] if bands else ctx.new_symbolic_dim()]
+    ctx.set_shape_and_dtype(
+        node.outputs[0], ir.Shape(shape), ir.DataType(node.attributes.get_int("output_datatype", 1))
+    )
+
+
 @_replace("ConstantOfShape")
 def _constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     """A shape that is known symbolically is as good as a constant; a short row of integers is a shape itself."""
@@ -320,11 +348,18 @@ def _same(a: SymDim, b: SymDim) -> bool | None:
 
 @_replace("Where")
 def _where(ctx: ShapeInferenceContext, node: ir.Node) -> None:
-    """Choosing between two shapes by a known condition gives a known shape."""
-    _fall_back(ctx, node)
-    out, condition = node.outputs[0], known_ints(ctx, node, 0)
-    x, y = known(ctx, node, 1), known(ctx, node, 2)
-    if condition is None or x is None or y is None or not _flat(out):
+    """Choosing between two shapes by a known condition, or between equal ones, gives a known shape."""
+    condition, x, y = node.inputs
+    if condition is None or x is None or y is None:
+        _fall_back(ctx, node)
         return
-    if len(condition) == len(x) == len(y):
-        ctx.set_symbolic_value(out, [a if c else b for c, a, b in zip(condition, x, y, strict=True)])
+    out = node.outputs[0]
+    shape = broadcast_shapes(broadcast_shapes(x.shape, y.shape), condition.shape)
+    ctx.set_shape_and_dtype(out, shape, x.dtype or y.dtype)
+    chosen, a, b = known_ints(ctx, node, 0), known(ctx, node, 1), known(ctx, node, 2)
+    if a is None or b is None or not _flat(out) or len(a) != len(b) or x.shape != shape or y.shape != shape:
+        return  # the elements of what is repeated are not those of the result
+    if chosen is not None and len(chosen) == len(a):
+        ctx.set_symbolic_value(out, [p if c else q for c, p, q in zip(chosen, a, b, strict=True)])
+    else:
+        ctx.set_symbolic_value(out, [p if _same(p, q) else ctx.new_symbolic_dim() for p, q in zip(a, b, strict=True)])

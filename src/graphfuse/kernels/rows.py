@@ -382,7 +382,7 @@ class _Rows:
         var = self.lane.var
         with w.block():
             w.line("int64_t j = 0;")
-            ways = accumulators[0].ways if accumulators else 1
+            ways = min((a.ways for a in accumulators), default=1)
             if ways > 1:
                 with w.block(f"for (; j + {ways} * GF_W <= {extent}; j += {ways} * GF_W)"):
                     for u in range(ways):

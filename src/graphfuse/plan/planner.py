@@ -357,7 +357,7 @@ class Planner:
     # ------------------------------------------------------------------ regions
 
     def _plan_region(self, region: Region) -> None:
-        if all(_is_empty(t) for t in region.outputs):
+        if all(_is_empty(t) and not _is_control(t) for t in region.outputs):
             return
         if region.kind == "contraction":
             call = self._plan_contraction(region)
@@ -500,6 +500,11 @@ def pixel_lines(region: Region, code: KernelCode, views: Mapping[Tensor, View]) 
     if not same(code.rows, product((batch, height, width))):
         return None
     return Lines(views[images[-1]], batch, height, height, rows_per_line=width)
+
+
+def _is_control(t: Tensor) -> bool:
+    """Whether it is control flow that computes a tensor; it has to run for the sizes that it tells, whatever else."""
+    return isinstance(t.prim, Opaque) and isinstance(t.prim.nest, (Conditional, Iteration))
 
 
 def _is_empty(t: Tensor) -> bool:
