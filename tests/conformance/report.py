@@ -21,8 +21,8 @@ Every case of the backend test suite in the package `onnx` {onnx}, each compiled
 onnxruntime {onnxruntime} as given. A case passes when every output has the dtype and the shape that the case says and
 its elements within the case's own tolerance; integers and booleans must be equal. There is no fallback: what does not
 compile does not pass. A case is not applicable when graphfuse refused it with an error that says why, and what it works
-on is out of scope: text, images in files, training, sequences and optionals of unknown length. Cases of random numbers
-expect those of one generator (Bernoulli, Dropout in training); whoever has another one fails them.
+on is out of scope: text, images in files, training, sequences and optionals of unknown length; and when it expects the
+numbers that one generator draws (Bernoulli, Dropout in training), of which graphfuse has another.
 """
 
 

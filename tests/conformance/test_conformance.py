@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnx.backend.test.case.test_case import TestCase
 
 from conformance.cases import KINDS, Case, all_cases
-from conformance.execute import FAILED, NOT_APPLICABLE, PASSED, Mismatch, Result, compare, execute, out_of_scope
+from conformance.execute import FAILED, NOT_APPLICABLE, PASSED, Mismatch, Result, compare, draws, execute, out_of_scope
 from conformance.report import Outcome, document, failures, load_results, save, totals
 from conformance.workers import run_all
 
@@ -102,6 +102,14 @@ def test_comparison_is_by_dtype_shape_and_element() -> None:
 def test_only_what_is_refused_and_out_of_scope_is_not_applicable() -> None:
     refused = execute(BY_KEY["node/test_strnormalizer_nostopwords_nochangecase"], "graphfuse")
     assert (refused.status, refused.reason.split(":")[0]) == (NOT_APPLICABLE, "text")
+
+
+def test_draws_of_another_generator_are_not_applicable() -> None:
+    for name in ("test_bernoulli_seed_expanded", "test_training_dropout_mask"):
+        drawn = execute(BY_KEY[f"node/{name}"], "graphfuse")
+        assert (drawn.status, drawn.reason.split(":")[0]) == (NOT_APPLICABLE, "expects the draws of another generator")
+    assert execute(BY_KEY["node/test_training_dropout_zero_ratio"], "graphfuse").status == PASSED
+    assert not draws(BY_KEY["node/test_dropout_default"].model())
 
 
 def _some_crash(case: Case, engine: str, cache: Path | None) -> Result:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from graphfuse.errors import ModelFileError, UnsupportedModelError, one_line
 from graphfuse.graph.origins import all_nodes, origins, set_origins
 from graphfuse.graph.shape_rules import OPSET
+from graphfuse.importers.scans import scan_batches, set_scans_apart
 
 # The converter and the checker read small constants (axes, scales); larger ones travel as inputs, so that weights of
 # any size cost nothing and the 2 GB limit of a serialised model is never met.
@@ -47,7 +48,10 @@ def convert_opset(model: ir.Model, where: str) -> ir.Model:
     defaults = {node.outputs[0].name: _old_defaults(node, version) for node in all_nodes(model.graph) if node.outputs}
     proto = _light_proto(model)
     _check(proto, where)
-    converted = ir.from_proto(_convert(proto, where))
+    scans = set_scans_apart(proto) if version == 8 else []
+    proto = _convert(proto, where)
+    scan_batches(proto, scans)
+    converted = ir.from_proto(proto)
     _restore(converted, model)
     _carry_origins(converted, by_name, by_output)
     for node in all_nodes(converted.graph):
@@ -120,8 +124,6 @@ def _refuse_unconvertible(model: ir.Model, version: int, where: str) -> None:
 
 def _unconvertible(node: ir.Node, version: int) -> str:
     mode = node.attributes.get_string("coordinate_transformation_mode", "")
-    if node.op_type == "Scan" and version == 8:
-        return "Scan of opset 8 has a batch axis that later opsets lack"
     if node.op_type == "Resize" and mode == "tf_half_pixel_for_nn":
         return "coordinate_transformation_mode tf_half_pixel_for_nn was withdrawn in opset 13"
     if node.op_type == "GroupNormalization" and 18 <= version < 21:
