@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 
 from codegen.building import Emitted, emitted, parse
 from graphfuse.bench.limits import Level, Limits
-from graphfuse.bench.profile import _difference, _Run, build_subject, profile, weight_sizes
+from graphfuse.bench.profile import CallTime, Profile, _difference, _Run, build_subject, profile, weight_sizes
 from graphfuse.bench.report import render_profile
 from graphfuse.bench.roofline import Bound, CallCost, Traffic, bound, call_costs, threads_of
 from graphfuse.cli import main
@@ -149,6 +150,83 @@ def test_other_kernels_than_the_artifacts_are_told() -> None:
     ledger.note("plan", "R1", "rows, 1 pass: gf_b")
     assert _difference(["gf_a", "gf_b"], ledger) == ""
     assert "1 of 2 kernel calls" in _difference(["gf_a", "gf_c"], ledger)
+
+
+# The first If takes both branches in turns, the second always the same one.
+FLOW = """g (int64 n, float[A, 64] x, float[64, 64] w) => (float[A, 64] y, float[T, A, 64] z) {
+    t = Constant<value = bool {1}>() u = Exp(x)
+    y, z = Loop(n, t, u) <body = b (int64 i, bool p, float[P, 64] a) => (bool q, float[P, 64] r, float[P, 64] s) {
+        q = Identity(p) two = Constant<value = int64 {2}>() o = Mod(i, two) e = Cast<to = 9>(o)
+        r = If(e) <then_branch = c () => (float[P, 64] v) { f = Softmax(a) v = MatMul(f, w) },
+                   else_branch = d () => (float[P, 64] h) { h = LogSoftmax(a) }>
+        m = ReduceMax<keepdims = 0>(r) most = Constant<value = float {1e30}>() g = Greater(m, most)
+        s = If(g) <then_branch = k () => (float[P, 64] j) { j = Softmax(r) },
+                   else_branch = l () => (float[P, 64] o2) { o2 = Sin(r) }> }> }"""
+
+
+def flow(folder: Path, n: int) -> Profile:
+    onnx.save(parse(FLOW), folder / "flow.onnx")
+    inputs = {"n": np.array(n), "x": np.ones((8, 64), np.float32), "w": np.ones((64, 64), np.float32)}
+    found, _ = profile(folder / "flow.onnx", threads=1, seconds=0.05, inputs=inputs)
+    return found
+
+
+def inner(calls: Sequence[CallTime]) -> Iterator[CallTime]:
+    for call in calls:
+        yield from inner(call.inside)
+        if not call.inside:
+            yield call
+
+
+def test_calls_in_bodies(tmp_path: Path) -> None:
+    found = flow(tmp_path, 9)
+    [loop] = [call for call in found.calls if call.inside]
+    by_node = {name: call for call in inner(loop.inside) for name in call.nodes}
+    runs = {name.rpartition("_")[0]: call.runs for name, call in by_node.items() if name.startswith(("S", "M", "L"))}
+    assert runs["MatMul"] == 4
+    assert runs["LogSoftmax"] == 5
+    assert runs["Sin"] == 9
+    assert runs["Mod"] == 9
+    assert [call.runs for call in found.calls] == [1] * len(found.calls)
+    assert sum(call.share for call in found.calls) == pytest.approx(1)
+    [product] = [call for name, call in by_node.items() if name.startswith("MatMul")]
+    assert product.flops == 4 * 2 * 8 * 64 * 64
+    assert product.per_run == pytest.approx(product.best / 4)
+    for call in (loop, *(call for call in loop.inside if call.inside)):
+        assert sum(each.best for each in call.inside) <= call.median
+        assert call.flops == sum(each.flops for each in call.inside)
+    [idle] = [call for call in inner(loop.inside) if call.runs == 0]
+    assert idle.nodes[0].startswith("Softmax")
+    assert (idle.best, idle.flops, idle.bytes, idle.bound, idle.per_run, idle.reached) == (0, 0, 0, 0, 0, 0)
+
+
+def test_bodies_are_shown(tmp_path: Path) -> None:
+    from rich.console import Console
+
+    found = flow(tmp_path, 5)
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render_profile(found))
+    text = console.export_text()
+    assert "5 ×" in text
+    assert text.count("not run: ") == 1
+    told = json.loads(json.dumps(found.to_dict()))
+    [loop] = [call for call in told["calls"] if call["inside"]]
+    assert {"runs", "per_run", "reached", "inside"} <= set(loop["inside"][0])
+
+
+def test_a_loop_that_does_not_run(tmp_path: Path) -> None:
+    [loop] = [call for call in flow(tmp_path, 0).calls if call.inside]
+    assert {call.runs for call in inner(loop.inside)} == {0}
+
+
+def test_sizes_that_data_decides(tmp_path: Path) -> None:
+    """What is moved follows from what the sizes were."""
+    text = "g (float[N] x) => (float[M] y) { i = NonZero(x) t = Transpose(i) z = GatherND(x, t) y = Exp(z) }"
+    onnx.save(parse(text), tmp_path / "m.onnx")
+    x = np.zeros(1000, np.float32)
+    x[:300] = 1
+    found, _ = profile(tmp_path / "m.onnx", threads=1, seconds=0.05, inputs={"x": x})
+    assert 300 * 4 < found.calls[-1].bytes < 1000 * 8
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ class CallTime:
     function: its name in model.c. best, median: seconds; share: of the time of all calls; flops: float operations that
     the model asks for; bytes: read and written at least, weights included; bound_by: "compute", a level of memory or
     "overhead"; bound: seconds that the call takes at least there.
+
+    inside: the calls in the bodies of an If or a loop, each in all the `runs` that it has in one of the model: none
+    where its branch is not taken. Flops, bytes and bound are those of all runs; those of an If or a loop are the sums
+    of what is inside.
     """
 
     region: str
@@ -61,6 +65,13 @@ class CallTime:
     weight_bytes: int
     bound_by: str
     bound: float
+    runs: int = 1
+    inside: tuple[CallTime, ...] = ()
+
+    @property
+    def per_run(self) -> float:
+        """Seconds of one run, at best."""
+        return self.best / self.runs if self.runs else 0.0
 
     @property
     def reached(self) -> float:
@@ -91,11 +102,17 @@ class Profile:
     def to_dict(self) -> dict[str, Any]:
         """For machines; times in seconds, sizes in bytes."""
         found = dataclasses.asdict(self)
-        for call, told in zip(self.calls, found["calls"], strict=True):
-            told["reached"] = call.reached
-            told["flops_per_second"] = call.flops / call.best if call.best else 0.0
-            told["bytes_per_second"] = call.bytes / call.best if call.best else 0.0
+        _add_rates(self.calls, found["calls"])
         return found
+
+
+def _add_rates(calls: Sequence[CallTime], rows: Sequence[dict[str, Any]]) -> None:
+    for call, told in zip(calls, rows, strict=True):
+        told["reached"] = call.reached
+        told["per_run"] = call.per_run
+        told["flops_per_second"] = call.flops / call.best if call.best else 0.0
+        told["bytes_per_second"] = call.bytes / call.best if call.best else 0.0
+        _add_rates(call.inside, told["inside"])
 
 
 @dataclass(frozen=True)
@@ -147,7 +164,7 @@ def profile(
             progress(f"timing on {count} thread{'s' * (count != 1)}")
             run = _Run(subject, arrays, count)
             times = run.measure(seconds)
-        found = _profile(subject, arrays, run.sizes, count, times, machine)
+        found = _profile(subject, arrays, run.every_size, count, times, machine)
     return found, machine
 
 
@@ -217,11 +234,14 @@ def _difference(functions: Sequence[str], ledger: Ledger) -> str:
 
 @dataclass
 class _Times:
-    """Seconds of whole runs; for each run with clocks, those of its calls in a row, and those outside of them."""
+    """Seconds of whole runs; for each run with clocks, those of its calls in a row, then of all calls in bodies; and
+    those outside of all. runs: how often each of these calls ran.
+    """
 
     whole: list[float] = field(default_factory=list)
     calls: list[Array] = field(default_factory=list)
     outside: list[float] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
 
 
 class _Run:
@@ -243,7 +263,11 @@ class _Run:
         given = [np.ascontiguousarray(arrays[port.name]) for port in manifest.inputs]
         outputs = [aligned_empty(a.shape, a.dtype, a.nbytes) for a in results]
         tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]
-        self._stamps = np.zeros(len(subject.plan.calls) + 1, np.int64)
+        self._stamps = np.zeros(subject.module.stamps, np.int64)
+        first, self._learned = len(subject.plan.calls) + 1, subject.module.learned
+        self._ends, behind = self._stamps[:first], self._stamps[first:]
+        self._laps = behind[: behind.size - len(self._learned)].reshape(-1, 2)
+        self._values = behind[behind.size - len(self._learned) :]
         self._stamps_address = address_of(self._stamps)
         self._keep = (library, pool, weights, dims, arena, given, outputs, tables)
         self._arguments = (
@@ -277,9 +301,15 @@ class _Run:
         status = self._profile(*self._arguments, self._stamps_address)
         whole = time.perf_counter() - started
         self._check(status)
-        calls = np.diff(self._stamps) * 1e-9
-        times.calls.append(calls)
+        calls = np.diff(self._ends) * 1e-9
+        times.calls.append(np.concatenate([calls, self._laps[:, 0] * 1e-9]))
+        times.runs = [*([1] * calls.size), *self._laps[:, 1].tolist()]
         times.outside.append(max(0.0, whole - float(calls.sum())))
+
+    @property
+    def every_size(self) -> dict[str, int]:
+        """The values of all symbols in the run before, those of measured sizes as they were in the end."""
+        return {**self.sizes, **dict(zip(self._learned, self._values.tolist(), strict=True))}
 
     def _check(self, status: int) -> None:
         if status:
@@ -295,16 +325,22 @@ def _profile(
     machine: MachineLimits,
 ) -> Profile:
     target = subject.bundle.manifest.target
-    costs = call_costs(subject.plan, sizes, target, threads, weight_sizes(subject.plan, subject.module))
+    plan, weights = subject.plan, weight_sizes(subject.plan, subject.module)
     rows = np.stack(times.calls)
     best, median = rows.min(axis=0), np.median(rows, axis=0)
-    total = float(best.sum())
-    calls = []
-    for k, cost in enumerate(costs):
-        # Between one thread and all of them there are no limits measured: all is the higher roof.
-        shared = threads if threads_of(cost.call, sizes, threads) > 1 else 1
-        nodes = tuple(map(subject.own_name, cost.call.nodes))
-        calls.append(_call_time(cost, nodes, float(best[k]), float(median[k]), total, machine.on(shared)))
+    total = float(best[: len(plan.calls)].sum())
+    place = {id(call): k for k, call in enumerate([*plan.calls, *plan.inner_calls])}
+
+    def timed(part: Plan) -> Iterator[CallTime]:
+        for cost in call_costs(part, sizes, target, threads, weights):
+            call, k = cost.call, place[id(cost.call)]
+            # Between one thread and all of them there are no limits measured: all is the higher roof.
+            shared = threads if threads_of(call, sizes, threads) > 1 else 1
+            nodes = tuple(map(subject.own_name, call.nodes))
+            found = _call_time(cost, nodes, float(best[k]), float(median[k]), total, machine.on(shared))
+            bodies = call.control.bodies if call.control else ()
+            yield _of_runs(found, times.runs[k], tuple(inner for body in bodies for inner in timed(body)))
+
     shown = {
         name: f"{array.dtype.name} {'×'.join(map(str, array.shape)) or 'scalar'}" for name, array in arrays.items()
     }
@@ -318,7 +354,7 @@ def _profile(
         min(times.whole),
         statistics.median(times.whole),
         min(times.outside),
-        tuple(calls),
+        tuple(timed(plan)),
         machine.on(threads),
         subject.note,
         memory_of(subject.ledger),
@@ -345,13 +381,27 @@ def _call_time(
     )
 
 
+def _of_runs(call: CallTime, runs: int, inside: tuple[CallTime, ...]) -> CallTime:
+    """A call with what it costs at least in so many runs; control flow costs what is inside."""
+    costs = dataclasses.replace(
+        call, flops=runs * call.flops, bytes=runs * call.bytes, weight_bytes=runs * call.weight_bytes,
+        bound=runs * call.bound, runs=runs, inside=inside,
+    )  # fmt: skip
+    if not inside:
+        return costs
+    flops, moved, weights = (sum(getattr(c, name) for c in inside) for name in ("flops", "bytes", "weight_bytes"))
+    by = max(inside, key=lambda c: c.bound).bound_by
+    least = sum(c.bound for c in inside)
+    return dataclasses.replace(costs, flops=flops, bytes=moved, weight_bytes=weights, bound=least, bound_by=by)
+
+
 def weight_sizes(plan: Plan, module: Module) -> dict[tuple[Tensor, str], int]:
     """Bytes of each packed constant by source and key: the module holds them in the order in which calls name them."""
     arrays = iter(module.weights)
     known: dict[object, int] = {}
     found: dict[tuple[Tensor, str], int] = {}
-    for call in plan.calls:
-        for pointer in call.code.pointers:
+    for call in plan.every_call:
+        for pointer in () if call.control else call.code.pointers:
             if isinstance(pointer, Packed):
                 key: object = (pointer.source, pointer.key)
             elif isinstance(pointer, View) and pointer.buffer.kind == "weight":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -56,7 +56,8 @@ def render_profile(profile: Profile, sort: str = "program", top: int | None = No
         shown = [call for call in profile.calls if any(call is other for other in shown)]
     table = _table("  µs", "median", "share", "GFLOP/s", "moved", "GB/s", "limit", "", "region", right=6)
     for call in shown:
-        table.add_row(*_row(call))
+        for depth, each in _with_inner(call):
+            table.add_row(*_row(each, depth))
     rest = [call for call in profile.calls if not any(call is other for other in shown)]
     if rest:
         time_, share = sum(call.best for call in rest), sum(call.share for call in rest)
@@ -67,12 +68,24 @@ def render_profile(profile: Profile, sort: str = "program", top: int | None = No
     return Group(*parts)
 
 
-def _row(call: CallTime) -> tuple[str | Text, ...]:
+def _with_inner(call: CallTime, depth: int = 0) -> Iterator[tuple[int, CallTime]]:
+    """A call and those in its bodies, each with how deep it is inside."""
+    yield depth, call
+    for inner in call.inside:
+        yield from _with_inner(inner, depth + 1)
+
+
+def _row(call: CallTime, depth: int) -> tuple[str | Text, ...]:
+    indent = "  " * depth
     rate = f"{call.flops / call.best / 1e9:.0f}" if call.flops and call.best else ""
     bandwidth = f"{call.bytes / call.best / 1e9:.1f}" if call.best else ""
     style = "green" if call.reached >= _NEAR else "yellow" if call.reached < _FAR else ""
-    what = Text(one_line(call.region), "bold").append(f" {_names(call.nodes)}", "not bold")
-    what.append(f"\n{one_line(call.how)}", "not bold dim")
+    what = Text(indent).append(one_line(call.region), "bold").append(f" {_names(call.nodes)}")
+    how = one_line(call.how)
+    if depth and call.runs == 0:
+        return ("", "", "", "", "", "", "", "", what.append(f"\n{indent}not run: {how}", "dim"))
+    often = f"{call.runs} × {_microseconds(call.per_run)} µs: " if depth else ""
+    what.append(f"\n{indent}{often}{how}", "dim")
     return (
         f"  {_microseconds(call.best)}",
         _microseconds(call.median),

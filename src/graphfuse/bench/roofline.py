@@ -183,7 +183,7 @@ def _replayed(plan: Plan, sizes: Sizes, target: Target, threads: int, weights: W
                 buffer = pointer.buffer
                 start, span, size = _extent(pointer, sizes)
                 place: object = buffer
-                if buffer.kind == "arena":
+                if buffer in offsets:
                     place, start = "arena", start + offsets[buffer]
                 writes = pointer in results or buffer.kind == "output" or (place == "arena" and buffer not in written)
                 traffic.weights += size if buffer.kind == "weight" else 0

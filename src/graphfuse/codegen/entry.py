@@ -43,6 +43,7 @@ class Entry:
     def __init__(self, plan: Plan, sizes: Sizes, places: Places, embed_weights: bool) -> None:
         self.plan, self.sizes, self.places, self.embed_weights = plan, sizes, places, embed_weights
         self.kernels: dict[str, str] = {}
+        self._laps: dict[int, int] = {}  # of calls in bodies, where they are timed: which stamps are theirs
         self.messages = [g.message for g in plan.guards]
         self.returned = measured(*(d for t in plan.outputs for d in t.shape))
 
@@ -75,6 +76,10 @@ class Entry:
             self._guards(w, plan.guards, at)
             w.line(f"char *const scratch = (char *)arena + {self.sizes.text(add(self.places.head, plan.arena.size))};")
             w.line("(void)scratch;")
+            inner, first = plan.inner_calls, len(plan.calls) + 1
+            self._laps = {id(call): first + 2 * k for k, call in enumerate(inner)} if timed else {}
+            if self._laps:
+                w.line(f"for (int k = {first}; k < {first + 2 * len(inner)}; ++k) stamps[k] = 0;")
             for k, call in enumerate(plan.calls):
                 if timed:
                     w.line(f"stamps[{k}] = gf_nanoseconds();")
@@ -82,6 +87,8 @@ class Entry:
             if timed:
                 w.line(f"stamps[{len(plan.calls)}] = gf_nanoseconds();")
             self._learn(w, plan, plan.learns, at)
+            for k, s in enumerate(self.sizes.measured if timed else ()):
+                w.line(f"stamps[{first + 2 * len(inner) + k}] = {self.sizes.names[s]};")
             for k, view in plan.returned.items():
                 w.line(f"out[{k}] = {self.places.pointer(view)};")
             for k, s in enumerate(self.returned):
@@ -251,8 +258,13 @@ class Entry:
 
     def _body(self, w: Writer, plan: Plan, at: _Progress) -> None:
         self._guards(w, plan.guards, at)
+        clock = w.fresh("clock") if self._laps and plan.calls else ""
+        if clock:
+            w.line(f"int64_t {clock} = gf_nanoseconds();")
         for call in plan.calls:
             self._call(w, plan, call, at)
+            if clock:
+                w.line(f"gf_lap(stamps + {self._laps[id(call)]}, &{clock});")
         self._learn(w, plan, plan.learns, at)
 
     def _names(self, buffers: Iterable[Buffer]) -> set[str]:

@@ -126,6 +126,8 @@ class Module:
     guards: list[str] = field(default_factory=list)
     measured: list[str] = field(default_factory=list)  # sizes of outputs that depend on data, behind `dims`
     arena_head: int = 0  # bytes of the arena ahead of all buffers
+    stamps: int = 0  # how many numbers model_profile writes
+    learned: list[str] = field(default_factory=list)  # the measured sizes of which it writes the values
 
     @property
     def main(self) -> str:
@@ -152,6 +154,14 @@ static int64_t gf_nanoseconds(void) {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
+
+/* One run more of a call in a body, which has taken the time since `clock`. */
+static __attribute__((unused)) void gf_lap(int64_t *spent, int64_t *clock) {
+  const int64_t now = gf_nanoseconds();
+  spent[0] += now - *clock;
+  spent[1] += 1;
+  *clock = now;
+}
 """
 
 
@@ -163,7 +173,8 @@ def assemble(
     pool, slots: the C text of the thread pool, and of the memory for tensors of measured sizes.
 
     profile: add `model_profile`, which is model_run with one more argument, `int64_t *stamps`: it writes there the time
-    in nanoseconds ahead of every call of the plan, and behind the last.
+    in nanoseconds ahead of every call of the plan, and behind the last; for each call of a body the nanoseconds in all
+    its runs, and how many there were; and what the measured sizes are in the end.
     """
     sizes, weights = Sizes(_every_size(plan)), Weights()
     places = Places(plan, sizes, weights)
@@ -186,6 +197,8 @@ def assemble(
         entry.messages,
         entry.returned,
         places.head,
+        len(plan.calls) + 1 + 2 * len(plan.inner_calls) + len(sizes.measured) if profile else 0,
+        list(sizes.measured) if profile else [],
     )
 
 

@@ -201,6 +201,16 @@ class Plan:
                 yield from body.every_call
 
     @property
+    def inner_calls(self) -> list[Call]:
+        """The calls of all bodies."""
+        return [
+            inner
+            for call in self.calls
+            for body in (call.control.bodies if call.control else ())
+            for inner in body.every_call
+        ]
+
+    @property
     def every_plan(self) -> Iterator[Plan]:
         """This plan and those of all bodies."""
         yield self

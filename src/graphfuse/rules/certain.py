@@ -40,7 +40,9 @@ def cannot_fail(node: ir.Node) -> bool:
     shapes = [shape for shape in given if shape is not None]
     if node.op_type in ELEMENTWISE:
         return all(_fits(shape, made[0] or ()) for shape in shapes)
-    return node.op_type in _OF_ANY_SIZE or (node.op_type == "MatMul" and _multiplies(*shapes, made[0] or ()))
+    if node.op_type == "MatMul" and len(shapes) == 2:
+        return _multiplies(shapes[0], shapes[1], made[0] or ())
+    return node.op_type in _OF_ANY_SIZE
 
 
 def _fits(shape: tuple[Dim, ...], result: tuple[Dim, ...]) -> bool:

@@ -50,7 +50,8 @@ class Timed:
         tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, results)]
         pool = Pool(face, threads)
         self._arena = address_of(arena)
-        self._stamps = np.zeros(calls + 1, np.int64)
+        self._stamps = np.zeros(module.stamps, np.int64)
+        self._ends = self._stamps[: calls + 1]
         self._keep = (entries, face, dims, arena, weights, given, results, tables, pool)
         places = (weights, *tables, dims, arena)
         self._arguments = (*map(address_of, places), pool.address, address_of(self._stamps))
@@ -74,7 +75,7 @@ class Timed:
             raise InputError(
                 "the model does not take the sizes to tune for", why=self._guards[status - 1], remedy=remedy
             )
-        seconds: Array = np.diff(self._stamps) * 1e-9
+        seconds: Array = np.diff(self._ends) * 1e-9
         return seconds
 
     def _call(self) -> int:
