@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -280,6 +281,27 @@ def test_run_writes_outputs_under_any_name(cli: Callable[..., Finished], empty: 
     assert cli("run", "m.gf", "-i", "x=x.npy", "-o", "y.npz").code == 0
     with np.load("y.npz") as archive:
         assert {name: archive[name].tolist() for name in archive.files} == {"/a/b:0": [0, 2], "file": [1, -2]}
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float8_e4m3fn"])
+def test_files_do_not_say_bfloat16(cli: Callable[..., Finished], empty: Path, name: str) -> None:
+    dtype = np.dtype(getattr(ml_dtypes, name))
+    kind = helper.np_dtype_to_tensor_dtype(dtype)
+    ports = [helper.make_tensor_value_info("x", kind, [4]), helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])]
+    graph = helper.make_graph([helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT)], "g", ports[:1], ports[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), "m.onnx")
+    x = np.array([-1, 2, 0.5, 3]).astype(dtype)
+    np.save("x.npy", x)
+    np.save("wide.npy", np.zeros(4, "V8"))
+    assert np.load("x.npy").dtype.kind == "V"
+    assert cli("compile", "m.onnx", "--input", "x=x.npy").code == 0
+    assert cli("run", "m.gf", "-i", "x=x.npy", "-o", "y.npy").code == 0
+    np.testing.assert_array_equal(np.load("y.npy"), x.astype(np.float32))
+    told = cli("verify", "m.gf", "--against", "m.onnx", "-i", "x=x.npy")
+    assert told.code == 0
+    assert "given" in told.out
+    for command in (["run", "m.gf"], ["verify", "m.gf", "--against", "m.onnx"]):
+        check_error(cli(*command, "-i", "x=wide.npy"), "input 'x'", "8 bytes an element", name)
 
 
 # ---------------------------------------------------------------- verify, explain, bench, demo, cache

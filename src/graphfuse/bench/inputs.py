@@ -32,7 +32,7 @@ def accepted_inputs(
     an integer may be; also: a further call that has to take them, by raising InputError when it does not. Raises
     InputError when a name is unknown, a size does not fit, or no sizes can be found.
     """
-    manifest = session.manifest
+    manifest, given = session.manifest, session.typed(given)
     names = [tensor.name for tensor in manifest.inputs]
     if unknown := [name for name in given if name not in names]:
         raise InputError(f"no input is called {unknown[0]!r}", remedy=f"the inputs are {', '.join(map(repr, names))}")

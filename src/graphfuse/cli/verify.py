@@ -56,6 +56,7 @@ def command(
     options = CompileOptions(rtol=rtol, atol=atol, threads=threads)
     source = open_model(against)
     with load(artifact, threads=threads) as session:
+        given = session.typed(given)
         if {tensor.name for tensor in session.manifest.inputs} == given.keys():
             session.run(None, given)  # tells what does not fit better than onnxruntime does
         certificate = verify(session, source, given, dims=sizes, seed=seed, rtol=rtol, atol=atol)

@@ -145,6 +145,11 @@ class Session:
         """
         return Binding(self, self._in_order((), inputs), outputs or {})
 
+    def typed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Arrays by the names of inputs, as they are; those from .npy files, which know no bfloat16, in their types."""
+        dtypes = dict(zip(self._input_names, self._input_dtypes, strict=False))
+        return {name: _named(value, dtypes.get(name, value.dtype)) for name, value in inputs.items()}
+
     def get_inputs(self) -> list[NodeArg]:
         """The inputs in manifest order, as onnxruntime describes them."""
         return [_node_arg(tensor) for tensor in self.manifest.inputs]
@@ -262,14 +267,14 @@ class Session:
         if not isinstance(value, np.ndarray):
             value = self._as_array(index, value)
         expected = self._input_dtypes[index]
-        if value.dtype.type is np.void and value.dtype.names is None and value.dtype.itemsize == expected.itemsize:
-            value = value.view(expected)  # a .npy file does not know the types of ml_dtypes
+        value = _named(value, expected)
         if value.dtype != expected:
-            raise InputError(
-                f"the dtype is {value.dtype}, expected {expected}",
-                where=f"input {self._input_names[index]!r}",
-                remedy="convert the array with astype",
-            )
+            where, remedy = f"input {self._input_names[index]!r}", "convert the array with astype"
+            what = f"the dtype is {value.dtype}, expected {expected}"
+            if _is_nameless(value.dtype):
+                what = f"it holds {value.dtype.itemsize} bytes an element, of no type, expected {expected}"
+                remedy = f"convert the array with astype({str(expected)!r}) before it is saved"
+            raise InputError(what, where=where, remedy=remedy)
         flags = value.flags
         # A copy in C order keeps a rank of 0, which np.ascontiguousarray does not.
         return value if flags.c_contiguous and flags.aligned else value.copy(order="C")
@@ -393,6 +398,17 @@ class Binding:
             for other, buffer in others.items():
                 if np.may_share_memory(array, buffer):
                     raise InputError(f"it overlaps the {kind} {other!r}", where=f"output {name!r}")
+
+
+def _named(value: Array, expected: np.dtype[Any]) -> Array:
+    """The array itself; as the type of ml_dtypes that is expected where it is from a .npy file, which knows no such."""
+    if not _is_nameless(value.dtype) or expected.kind != "V" or value.dtype.itemsize != expected.itemsize:
+        return value
+    return value.view(expected)
+
+
+def _is_nameless(dtype: np.dtype[Any]) -> bool:
+    return dtype.type is np.void and dtype.names is None
 
 
 def dtype_of(name: str) -> np.dtype[Any]:

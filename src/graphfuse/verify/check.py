@@ -61,7 +61,9 @@ def verify(
     original = original_of(model)
     proto, reference = original.graph(False), original.runner
     tolerance = Tolerance(rtol, atol)
-    chosen, origin, expected, ours = _first_accepted(session, proto, reference, inputs or {}, dims or {}, seed)
+    chosen, origin, expected, ours = _first_accepted(
+        session, proto, reference, session.typed(inputs or {}), dims or {}, seed
+    )
     names = [tensor.name for tensor in session.manifest.outputs]
     tolerances = {name: _tolerance(proto, name, tolerance) for name in names}
     drawn = random_values(ir.from_proto(proto))
