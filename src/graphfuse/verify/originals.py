@@ -18,7 +18,7 @@ from graphfuse.verify.reference import Reference
 Array = np.ndarray[Any, Any]
 
 # The modules of this folder that run a format: each has `runner(source) -> Runner`.
-_RUNNERS: Mapping[str, str] = {}
+_RUNNERS: Mapping[str, str] = {"TFLite": "graphfuse.verify.litert", "TorchScript": "graphfuse.verify.torchscript"}
 
 
 class Runner(Protocol):
