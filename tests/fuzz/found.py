@@ -57,4 +57,7 @@ FOUND = {
         a = Add(p, four) b = Add(p, one) s = Concat<axis = 0>(b, a) u, v = Split<axis = 1>(w, s)
         t = Transpose<perm = [1, 0]>(u) k = Constant<value = float[3, 2] {1., 2., 3., 4., 5., 6.}>()
         y = MatMul(t, k) }""",
+    "lines_of_all_channels_and_of_one": """g (float[2, 3, 13, 17] x) => (float[2, 3, 7, 1] y) {
+        w = Constant<value = float[9, 1] {1., 2., -3., 4., 5., -6., 7., 8., 9.}>()
+        p = MaxPool<kernel_shape = [3, 2], pads = [1, 0, 1, 1], strides = [2, 2]>(x) y = MatMul(p, w) }""",
 }

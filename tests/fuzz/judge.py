@@ -139,7 +139,7 @@ def shaken(inputs: Mapping[str, Array], k: int) -> dict[str, Array]:
     """The inputs with noise on the floats."""
     rng = np.random.default_rng(k)
     return {
-        name: (x * (1 + NOISE * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
+        name: np.asarray(x * (1 + NOISE * rng.uniform(-1, 1, x.shape)), x.dtype)
         if x.dtype in (np.float32, np.float64)
         else x
         for name, x in inputs.items()

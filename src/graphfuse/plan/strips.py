@@ -152,6 +152,8 @@ def why_apart(first: Call, second: Call, uses: Mapping[Buffer, int]) -> str | No
         or not same(second.lines.source_height, first.lines.height)
     ):
         return "the result in between has gaps between its lines"
+    if not same(first.lines.images, second.lines.images):
+        return "a line of the one is not a line of the other"  # all channels of a pixel, and those of one channel
     for call in (first, second):
         if sum(isinstance(p, View) and p.buffer is result.buffer for p in call.code.pointers) != 1:
             return "the result in between is read in more than one way"
