@@ -11,8 +11,9 @@ import onnx
 import pytest
 
 from codegen.building import Emitted, emitted, parse
+from graphfuse.bench.call_times import CallTime, Profile
 from graphfuse.bench.limits import Level, Limits
-from graphfuse.bench.profile import CallTime, Profile, _difference, _Run, build_subject, profile, weight_sizes
+from graphfuse.bench.profile import _difference, _Run, build_subject, profile, weight_sizes
 from graphfuse.bench.report import render_profile
 from graphfuse.bench.roofline import Bound, CallCost, Traffic, bound, call_costs, threads_of
 from graphfuse.cli import main

@@ -9,8 +9,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphfuse.bench.call_times import CallTime, Profile
 from graphfuse.bench.limits import Limits, MachineLimits
-from graphfuse.bench.profile import CallTime, Profile
 from graphfuse.errors import one_line
 from graphfuse.explain.memory import in_short
 from graphfuse.explain.names import amount, plural
