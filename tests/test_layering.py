@@ -25,6 +25,7 @@ ROWS = (
     ("toolchain", "runtime", "artifact", "verify", "explain"),
     ("tune",),
     ("compiler",),
+    ("update",),
     ("cli", "bench", "demo", "__main__"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}

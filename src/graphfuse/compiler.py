@@ -67,7 +67,7 @@ class Job:
 
     model: the model, or the path of its file; output: where the artifact goes (None: nowhere, the stages up to "emit"
     are all that can run); inputs and dims: what verification uses, generated where not given; profile: build the
-    library with `model_profile` (see `assemble`).
+    library with `model_profile` (see `assemble`); updatable: keep the imported graph as `pristine`, for `Updater`.
     """
 
     model: Source | Path
@@ -77,6 +77,8 @@ class Job:
     dims: Mapping[str, int] = field(default_factory=dict)
     progress: Progress = lambda _: None
     profile: bool = False
+    updatable: bool = False
+    pristine: ir.Model | None = None
     staging: Staging | None = None
     states: tuple[StateVariable, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
@@ -113,6 +115,7 @@ def import_model(job: Job, _: None) -> ir.Model:
     for state in imported.states:
         job.ledger.note("import", state.input, f"a state, kept between calls: the next is {state.output}")
     give_seeds(imported.model, job.options.seed, job.ledger)
+    job.pristine = imported.model.clone() if job.updatable else None
     return imported.model
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from graphfuse.codegen.entry import Entry
 from graphfuse.codegen.places import Places
 from graphfuse.codegen.sizes import Sizes
-from graphfuse.codegen.weights import Weights, chunks
+from graphfuse.codegen.weights import Recipe, Weights, chunks
 from graphfuse.codegen.writer import Writer
 from graphfuse.graph.dims import (
     Dim,
@@ -110,7 +110,8 @@ class Port:
 class Module:
     """Everything that the toolchain and the artifact need; the text is the same for the same model and options.
 
-    kernels: function name -> C source of one function; entry: model_run and its companions.
+    kernels: function name -> C source of one function; entry: model_run and its companions; recipes: how each of the
+    weights was made.
     """
 
     preamble: str
@@ -128,6 +129,7 @@ class Module:
     arena_head: int = 0  # bytes of the arena ahead of all buffers
     stamps: int = 0  # how many numbers model_profile writes
     learned: list[str] = field(default_factory=list)  # the measured sizes of which it writes the values
+    recipes: list[Recipe] = field(default_factory=list)
 
     @property
     def main(self) -> str:
@@ -184,7 +186,7 @@ def assemble(
     companions = [_arena_bytes(plan, sizes, places), _output_shapes(plan, sizes, entry.returned), _release(places)]
     if places.stoppable:
         companions.append(_stop(places))
-    return Module(
+    module = Module(
         *preamble,
         entry.kernels,
         "\n".join([*([weights.embedded()] if embed_weights else []), *companions, body, *timed]),
@@ -200,6 +202,8 @@ def assemble(
         len(plan.calls) + 1 + 2 * len(plan.inner_calls) + len(sizes.measured) if profile else 0,
         list(sizes.measured) if profile else [],
     )
+    module.recipes = weights.recipes
+    return module
 
 
 def _header(entry: Entry, places: Places) -> str:

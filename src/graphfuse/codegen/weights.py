@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,11 +13,24 @@ from graphfuse.plan.memory import ALIGNMENT, aligned
 from graphfuse.plan.site import Packed
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How an array of the weights is made: of a constant, in a kernel's arrangement or as it is."""
+
+    source: Tensor
+    packed: Packed | None = None
+
+    def array(self, value: np.ndarray) -> np.ndarray:
+        """The array for this value of the constant."""
+        return np.ascontiguousarray(value if self.packed is None else self.packed.arrange(value))
+
+
 class Weights:
-    """What kernels read that is known at compile time; offsets are in bytes."""
+    """What kernels read that is known at compile time; offsets are in bytes. `recipes`: one for each of `arrays`."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
+        self.recipes: list[Recipe] = []
         self._offsets: dict[object, int] = {}
         self._end = 0
 
@@ -24,18 +38,20 @@ class Weights:
         """The offset of a constant in a kernel's own arrangement."""
         key = (p.source, p.key)
         if key not in self._offsets:
-            self._add(key, p.arrange(_value(p.source)))
+            self._add(key, Recipe(p.source, p))
         return self._offsets[key]
 
     def constant(self, source: Tensor) -> int:
         """The offset of a constant as it is."""
         if source not in self._offsets:
-            self._add(source, _value(source))
+            self._add(source, Recipe(source))
         return self._offsets[source]
 
-    def _add(self, key: object, array: np.ndarray) -> None:
+    def _add(self, key: object, recipe: Recipe) -> None:
+        array = recipe.array(_value(recipe.source))
         self._offsets[key] = self._end
-        self.arrays.append(np.ascontiguousarray(array))
+        self.arrays.append(array)
+        self.recipes.append(recipe)
         self._end += int(aligned(array.nbytes))  # type: ignore[call-overload]
 
     def embedded(self) -> str:

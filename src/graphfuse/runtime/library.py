@@ -62,10 +62,17 @@ class Pool:
 
 
 class Weights:
-    """weights.bin mapped read-only, shared by all processes that run the model; None: the library holds the weights."""
+    """weights.bin mapped read-only, shared by all processes that run the model; None: the library holds the weights.
 
-    def __init__(self, path: Path | None) -> None:
+    An array of bytes that starts on a cache line is what such a file holds, in memory.
+    """
+
+    def __init__(self, path: Path | np.ndarray[Any, Any] | None) -> None:
         self.address: int | None = None
+        if isinstance(path, np.ndarray):
+            self._array = path
+            self.address = path.ctypes.data
+            return
         if path is None:
             return
         with path.open("rb") as file:

@@ -19,7 +19,7 @@ from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
 from graphfuse.runtime.context import CallPlan, Context, Measured
 from graphfuse.runtime.interrupt import InterruptibleCall
-from graphfuse.runtime.library import ELEMENTS, Library, Pool, Weights, aligned_empty
+from graphfuse.runtime.library import ALIGNMENT, ELEMENTS, Library, Pool, Weights, aligned_empty
 from graphfuse.runtime.states import States
 from graphfuse.target import physical_cores
 
@@ -167,6 +167,21 @@ class Session:
         """Changes the number of threads; calls and bindings that exist keep theirs. Raises InputError below 1."""
         self._open()
         self._state = self._new_state(threads)
+
+    def take_weights(self, arrays: Sequence[Array]) -> None:
+        """Replaces what weights.bin holds by these arrays, one behind the other; existing bindings keep theirs.
+
+        Raises InputError when they are not as large as those of the artifact.
+        """
+        self._open()
+        ends = np.cumsum([0, *(array.nbytes + -array.nbytes % ALIGNMENT for array in arrays)])
+        if int(ends[-1]) != self.manifest.weights_bytes:
+            raise InputError(f"the weights are {ends[-1]} bytes, expected {self.manifest.weights_bytes}")
+        held = aligned_empty((int(ends[-1]),), np.dtype(np.uint8), int(ends[-1]))
+        for start, array in zip(ends, arrays, strict=False):
+            held[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        self._weights = Weights(held)
+        self._state = self._new_state(self._state.pool.threads)
 
     def close(self) -> None:
         """Gives back threads and memory once running calls and bindings end; later calls raise InputError."""
