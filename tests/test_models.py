@@ -15,7 +15,7 @@ import pytest
 
 import real_models
 import zoo
-from codegen.sanitizing import build_sanitized, run_sanitized
+from codegen.sanitizing import build_sanitized, run_sanitized, spread
 from graphfuse.compiler import Compiled, Job, compile_model, run_stages
 from graphfuse.fuse.regions import Fusion, producers
 from graphfuse.options import CompileOptions
@@ -186,8 +186,8 @@ def test_sanitized(name: str, tmp_path: Path) -> None:
         runs.append(inputs_of(name, batch=3))
     if name in OTHER_SIZES:
         runs.append(real_models.inputs(name, shapes=OTHER_SIZES[name]))
-    module = job.results["emit"]
+    plan, module = spread(job, job.results["plan"])
     program = build_sanitized(module, job.target, tmp_path)
-    for inputs, outputs in zip(runs, run_sanitized(program, module, runs), strict=True):
+    for inputs, outputs in zip(runs, run_sanitized(program, module, runs, plan=plan), strict=True):
         assert_close(outputs, reference(name, inputs))
     (tmp_path / "weights.bin").unlink()  # up to 100 MB

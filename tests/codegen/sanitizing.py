@@ -1,6 +1,7 @@
 """Runs a model's one C file under the address and undefined-behaviour sanitizers, in a process of its own.
 
-Every buffer has exactly the size that the model states, so that one element too many is an error.
+Every buffer has exactly the size that the model states, so that one element too many is an error. In a model that was
+`spread`, that holds for each buffer in the arena and each array of weights too.
 """
 
 from __future__ import annotations
@@ -8,12 +9,16 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from codegen import redzones
 from graphfuse.artifact.manifest import Tensor as PortInfo
 from graphfuse.codegen.module import Module
+from graphfuse.compiler import Job, emit
+from graphfuse.plan.calls import Plan, arena_of
 from graphfuse.runtime.binder import bind_symbols
 from graphfuse.target import Target
 from graphfuse.toolchain.compiler import find_compiler
@@ -21,10 +26,23 @@ from graphfuse.toolchain.compiler import find_compiler
 # Without optimisation the checks of a whole network compile four times as fast, and see every access all the same.
 FLAGS = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DGF_WORK_PER_THREAD=1")
 
-# Arguments: threads, then for each run: a file that holds the symbols' values and the inputs; outputs go to stdout.
+_EVERYTHING = 1 << 62  # bytes: a hole that goes on to the end of the arena
+
+# Arguments: threads, then for each run a file of the symbols' values, the inputs and the holes; outputs go to stdout.
 DRIVER = """
 #include <stdio.h>
 #include <stdlib.h>
+
+/* Nobody may touch the holes of an area that a file lists. */
+static void poison(FILE *file, const char *area, int64_t bytes) {
+  int64_t count, hole[2];
+  if (fread(&count, sizeof count, 1, file) != 1) exit(3);
+  for (int64_t k = 0; k < count; ++k) {
+    if (fread(hole, sizeof hole, 1, file) != 1) exit(3);
+    const int64_t size = hole[1] < bytes - hole[0] ? hole[1] : bytes - hole[0];
+    __asan_poison_memory_region(area + hole[0], (size_t)size);
+  }
+}
 
 static void *read_exactly(FILE *file, size_t bytes, size_t alignment) {
   void *data = alignment ? aligned_alloc(alignment, bytes) : malloc(bytes);
@@ -59,7 +77,6 @@ int main(int argc, char **argv) {
       }
       in[k] = read_exactly(file, bytes, 0);
     }
-    fclose(file);
     int total = 0;
     for (int k = 0; k < OUTPUTS; ++k) total += output_ranks[k];
     int64_t *shapes = malloc((size_t)total * sizeof *shapes), *next = shapes;
@@ -72,6 +89,9 @@ int main(int argc, char **argv) {
     size_t arena_bytes = (size_t)model_arena_bytes(dims, threads);
     char *arena = aligned_alloc(64, arena_bytes);
     for (int k = 0; k < ARENA_HEAD; ++k) arena[k] = 0;
+    poison(file, weights, WEIGHTS);
+    poison(file, arena, (int64_t)arena_bytes);
+    fclose(file);
     int status = model_run(weights, in, out, dims, arena, pool);
     if (status) return 4;
     model_output_shapes(dims, shapes);
@@ -114,11 +134,20 @@ def driver(module: Module) -> str:
     return text
 
 
+def spread(job: Job, planned: Plan) -> tuple[Plan, Module]:
+    """A plan with every buffer apart from the others, and its module."""
+    with redzones.spread_out():
+        plan = replace(planned, arena=arena_of(planned.calls, planned.kept))
+        return plan, emit(job, plan)
+
+
 def build_sanitized(module: Module, target: Target, folder: Path) -> Path:
     """The program: the model's C file and a main function, with every warning an error."""
     compiler = find_compiler("gcc", target)
     source = folder / "model.c"
-    source.write_text(module.source() + driver(module))
+    pool, entries = redzones.exact(module.pool, [module.entry])
+    parts = [module.amalgamated_preamble, *module.kernels.values(), pool, *entries, driver(module)]
+    source.write_text("\n".join(parts))
     with (folder / "weights.bin").open("wb") as file:
         file.writelines(module.weight_chunks())
     flags = compiler.compile_flags(target, ("-Wall", "-Wextra", "-Werror", *FLAGS))
@@ -134,9 +163,16 @@ def build_sanitized(module: Module, target: Target, folder: Path) -> Path:
 
 
 def run_sanitized(
-    program: Path, module: Module, runs: Sequence[Mapping[str, np.ndarray]], threads: int = 2
+    program: Path,
+    module: Module,
+    runs: Sequence[Mapping[str, np.ndarray]],
+    threads: int = 2,
+    plan: Plan | None = None,
 ) -> list[list[np.ndarray]]:
-    """The outputs of each run. AssertionError with the sanitizer's report when it finds anything."""
+    """The outputs of each run; plan: that of a `spread` module.
+
+    AssertionError with the sanitizer's report when it finds anything.
+    """
     files = []
     for k, inputs in enumerate(runs):
         arrays = [np.ascontiguousarray(inputs[p.name]) for p in module.inputs]
@@ -147,6 +183,10 @@ def run_sanitized(
             out.write(np.array([values[d] for d in module.dims], np.int64).tobytes())
             for port, array in zip(module.inputs, arrays, strict=True):
                 out.write(np.array(inputs[port.name].shape, np.int64).tobytes() + array.tobytes())
+            weight_holes = redzones.weight_holes(module) if plan else []
+            arena_holes = redzones.arena_holes(plan, module.arena_head, _EVERYTHING, values) if plan else []
+            for holes in (weight_holes, arena_holes):
+                out.write(np.array([len(holes), *(x for hole in holes for x in hole)], np.int64).tobytes())
         files.append(str(file))
     done = subprocess.run(
         [str(program), str(threads), str(program.with_name("weights.bin")), *files],
