@@ -11,7 +11,7 @@ from pathlib import Path
 
 from graphfuse.errors import ModelFileError
 from graphfuse.importers import formats
-from graphfuse.importers.source import Format, Head, Source
+from graphfuse.importers.source import Format, Head, Hints, Source
 
 _HEAD = 4096  # bytes at the start of a file that tell its format
 
@@ -24,13 +24,16 @@ def all_formats() -> Sequence[Format]:
     return sorted(found, key=lambda f: (f.order, f.name))
 
 
-def open_model(path: Path, allow_pickle: bool = False) -> Source:
+def open_model(path: Path, allow_pickle: bool = False, hints: Hints | None = None) -> Source:
     """The model in a file, of whatever format its contents say.
 
-    allow_pickle: the user's word that Python code in a pickle may be executed. Raises ModelFileError.
+    allow_pickle: the user's word that Python code in a pickle may be executed; hints: what the file does not say, such
+    as shapes. Raises ModelFileError.
     """
     head = _head(path)
-    return next(f for f in all_formats() if f.holds(head)).open(path, allow_pickle)
+    source = next(f for f in all_formats() if f.holds(head)).open(path, allow_pickle)
+    source.hints = hints or source.hints
+    return source
 
 
 def _head(path: Path) -> Head:

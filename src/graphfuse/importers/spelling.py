@@ -24,12 +24,14 @@ class Spelled:
     """A model in ONNX's operators.
 
     operators: every operator of the user's, name -> type, in file order; one node of the model at most stands for each
-    (see `graph.origins`), and those for which none does were known when the model was read.
+    (see `graph.origins`), and those for which none does were known when the model was read; notes: lines for the
+    ledger, (subject, text).
     """
 
     model: ir.Model
     operators: dict[str, str]
     states: tuple[StateVariable, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
 
 
 class Speller:
@@ -120,6 +122,28 @@ class Speller:
         finally:
             self._nodes = outer
 
+    @contextmanager
+    def inside(self, graph: ir.Graph) -> Iterator[None]:
+        """What is added inside goes to the end of a body made before."""
+        outer, self._nodes = self._nodes, []
+        try:
+            yield
+            graph.extend(self._nodes)
+        finally:
+            self._nodes = outer
+
+    @contextmanager
+    def trial(self) -> Iterator[None]:
+        """Nodes and operators that are added inside are taken back; weights stay."""
+        outer, operators, numbers = (self._nodes, self._made), dict(self.operators), dict(self._numbers)
+        self._nodes, self._made = [], None if self._made is None else []
+        try:
+            yield
+        finally:
+            _detach(self._nodes)
+            (self._nodes, self._made), self.operators = outer, operators
+            self._numbers = {**numbers, **dict.fromkeys(self.initializers, 1)}
+
     def spelled(self, outputs: Sequence[ir.Value], states: Sequence[StateVariable] = ()) -> Spelled:
         """The finished model; its inputs and outputs that are states come last, in the order of `states`."""
         graph = ir.Graph(
@@ -152,6 +176,16 @@ class Speller:
             name, k = f"{wanted}.{k}", k + 1
         self._numbers[name] = 1
         return name
+
+
+def _detach(nodes: Sequence[ir.Node]) -> None:
+    """Make the nodes, and those in their bodies, no users of any value."""
+    for node in nodes:
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                _detach(list(attribute.as_graph()))
+        for k in range(len(node.inputs)):
+            node.replace_input_with(k, None)
 
 
 def _states_last(values: Sequence[ir.Value], states: Sequence[str]) -> list[ir.Value]:

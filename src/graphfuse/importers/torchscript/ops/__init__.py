@@ -1,0 +1,1 @@
+"""aten operators, a family a file: see `registry`."""
