@@ -66,8 +66,8 @@ def _put_around(scan: onnx.NodeProto, fresh: Iterator[str]) -> None:
         given, items = [*given, lengths], [*items, length]
         taken[states:], made[states:] = short, short_results
     inner.input[:], inner.output[:] = taken, made
-    values = [[helper.make_empty_tensor_value_info(name) for name in names] for names in (items, results)]
-    body = helper.make_graph([*before, inner, *behind], next(fresh), *values)
+    taken_in, handed_on = ([helper.make_empty_tensor_value_info(n) for n in names] for names in (items, results))
+    body = helper.make_graph([*before, inner, *behind], next(fresh), taken_in, handed_on)
     around = helper.make_node("Scan", given, list(scan.output), scan.name, body=body, num_scan_inputs=len(given))
     scan.CopyFrom(around)
 

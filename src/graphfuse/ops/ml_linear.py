@@ -141,7 +141,7 @@ def linear_classifier(node: OpNode) -> list[Tensor]:
     return [labels_of(strongest(scores), labels), transformed(scores, node.attr("post_transform", "NONE"))]
 
 
-def _kernel(node: OpNode, x: Tensor, vectors: np.ndarray, kind: str) -> Tensor:
+def kernel_values(node: OpNode, x: Tensor, vectors: np.ndarray, kind: str) -> Tensor:
     """The kernel of every row with every support vector, [N, vectors]."""
     gamma, offset, degree = (*node.attr("kernel_params", (0.0, 0.0, 0.0)), 0.0, 0.0, 0.0)[:3]
     products = matrix_product(x, constant(vectors.T.astype(np.float32), "support_vectors"))
@@ -186,7 +186,7 @@ def svm_regressor(node: OpNode) -> Tensor:
         vectors = np.asarray(node.attr("support_vectors", ()), np.float32)
         if vectors.size % count or weights.size != count:
             raise NotSupported(f"{weights.size} coefficients for {count} support vectors")
-        x = _kernel(node, x, vectors.reshape(count, -1), node.attr("kernel_type", "LINEAR"))
+        x = kernel_values(node, x, vectors.reshape(count, -1), node.attr("kernel_type", "LINEAR"))
     y = matrix_product(x, constant(weights.reshape(-1, 1), "coefficients"))
     y = map_(lambda v: v + offset, y)
     if node.attr("one_class", 0):

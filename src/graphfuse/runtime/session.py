@@ -148,7 +148,7 @@ class Session:
     def typed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays by the names of inputs, as they are; those from .npy files, which know no bfloat16, in their types."""
         dtypes = dict(zip(self._input_names, self._input_dtypes, strict=False))
-        return {name: _named(value, dtypes.get(name, value.dtype)) for name, value in inputs.items()}
+        return {name: _named(x, dtypes[name]) if name in dtypes else x for name, x in inputs.items()}
 
     def get_inputs(self) -> list[NodeArg]:
         """The inputs in manifest order, as onnxruntime describes them."""
