@@ -173,3 +173,16 @@ def test_a_growing_function_is_quantised_by_its_argument(tmp_path: Path) -> None
     assert distance.max() <= 2 / 255 + 1e-6
     assert (distance > 1e-5).mean() < 0.01
     assert max(call.code.rows for call in result.job.results["plan"].steps) > 1
+
+
+def test_pooling_of_an_open_number_of_channels(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model("""<ir_version: 8, opset_import: ["": 18, "com.microsoft": 1]>
+        g (uint8[N, C, 7, 9] x) => (uint8[N, C, 5, 7] y) <float s = {0.031}, uint8 z = {9}> {
+            y = com.microsoft.QLinearAveragePool<kernel_shape = [3, 3]>(x, s, z, s, z) }""")
+    onnx.save(proto, tmp_path / "m.onnx")
+    options = CompileOptions(verify=False, cache=False)
+    session = compile_model(tmp_path / "m.onnx", tmp_path / "m.gf", options).session(threads=1)
+    peer = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    for channels in (1, 3, 17):
+        feeds = {"x": RNG.integers(0, 256, (2, channels, 7, 9)).astype(np.uint8)}
+        np.testing.assert_array_equal(session.run(None, feeds)[0], peer.run(None, feeds)[0])

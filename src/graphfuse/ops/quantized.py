@@ -16,10 +16,11 @@ from graphfuse.ops import expr as E
 from graphfuse.ops.activation import leaky_relu
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.integer import BYTES, Operand, bytes_of, factor, product_of_any_rank, zero_of
+from graphfuse.ops.pool import window_fold
 from graphfuse.ops.quantize import along, dequantized, dynamic_scale, known_zero, quantized, requantized, single
 from graphfuse.ops.registry import NotSupported, OpNode, op
 from graphfuse.ops.samples import Sample, floats, ints, sample, scalar
-from graphfuse.ops.tensor import Tensor, concat, contract, count, map_, reduce, size, transpose
+from graphfuse.ops.tensor import Tensor, concat, count, map_, reduce, size, transpose
 from graphfuse.ops.windows import sliding
 
 DOMAIN = "com.microsoft"
@@ -174,17 +175,21 @@ def qlinear_concat(node: OpNode) -> Tensor:
         # Steps this coarse hide that onnxruntime takes its exponentials from a table.
         sample(bytes_of(13, 17), _S, _NINE, scalar(0.05), scalar(0, np.uint8), opset=13, axis=-1,
                constants=[1, 2, 3, 4]),
-        sample(bytes_of(3, 5), _S, _NINE, scalar(0.05), scalar(0, np.uint8), opset=12, rejected="opset 12"),
+        *(
+            sample(bytes_of(3, 4, 5), _S, _NINE, scalar(0.05), scalar(0, np.uint8), opset=12, constants=[1, 2, 3, 4],
+                   axis=axis)
+            for axis in (1, 2, -1)
+        ),
     ],
 )  # fmt: skip
 def qlinear_softmax(node: OpNode) -> Tensor:
     x = node.input(0)
-    if node.attr("opset", 13) < 13:
-        raise NotSupported(f"a softmax as opset {node.attr('opset')} has it, of all axes from one on")
-    axis = node.axis(node.attr("axis", -1), x.rank)
+    first = node.axis(node.attr("axis", -1), x.rank)
+    # Up to opset 12 a softmax is over all axes from one on.
+    axes = range(first, x.rank) if node.attr("opset", 13) < 13 else (first,)
     real = _real(node, 0)
-    e = map_(lambda v, m: E.exp(v - m), real, reduce("max", real, (axis,)))
-    return _bytes(node, map_(lambda v, s: v / s, e, reduce("sum", e, (axis,))), 3, x)
+    e = map_(lambda v, m: E.exp(v - m), real, reduce("max", real, axes))
+    return _bytes(node, map_(lambda v, s: v / s, e, reduce("sum", e, axes)), 3, x)
 
 
 # ---------------------------------------------------------------- pooling
@@ -230,5 +235,4 @@ def qlinear_average_pool(node: OpNode) -> Tensor:
     if node.attr("channels_last", 0) or x.rank < 3 or len(kernel) != x.rank - 2:
         raise NotSupported("channels that come last, or a window of another rank")
     window, out = sliding(node, x.shape[2:], kernel, count_include_pad=bool(node.attr("count_include_pad", 0)))
-    mean = contract("average_pool", (_real(node, 0),), (*x.shape[:2], *out), window)
-    return _bytes(node, mean, 3, x)
+    return _bytes(node, window_fold("average_pool", _real(node, 0), out, window), 3, x)
