@@ -21,12 +21,12 @@ import pytest
 
 import graphfuse.plan.calls
 from graphfuse.codegen.module import Module
-from graphfuse.codegen.weights import Weights
+from graphfuse.codegen.weights import Recipe, Weights
 from graphfuse.graph.dims import add, evaluate
 from graphfuse.plan.calls import Plan
 from graphfuse.plan.memory import Arena, Lifetime, aligned, lay_out
 
-GAP = 1024  # bytes between two buffers
+GAP = 1024  # bytes between two buffers, whole cache lines
 
 # In front of model_run: what its calls are renamed to.
 _EXACT = """\
@@ -138,9 +138,11 @@ def spread_out() -> Iterator[None]:
                 arena.size = add(arena.offsets[x.buffer], x.size)
         return arena
 
-    def add_and_gap(self: Weights, key: object, array: np.ndarray) -> None:
-        add_weights(self, key, array)
-        add_weights(self, object(), np.zeros(GAP, np.uint8))
+    def add_and_gap(self: Weights, key: object, recipe: Recipe) -> None:
+        add_weights(self, key, recipe)
+        self.arrays.append(np.zeros(GAP, np.uint8))
+        self.recipes.append(recipe)
+        self._end += GAP
 
     add_weights = Weights._add
     with pytest.MonkeyPatch.context() as patch:
