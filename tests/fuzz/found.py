@@ -60,4 +60,9 @@ FOUND = {
     "lines_of_all_channels_and_of_one": """g (float[2, 3, 13, 17] x) => (float[2, 3, 7, 1] y) {
         w = Constant<value = float[9, 1] {1., 2., -3., 4., 5., -6., 7., 8., 9.}>()
         p = MaxPool<kernel_shape = [3, 2], pads = [1, 0, 1, 1], strides = [2, 2]>(x) y = MatMul(p, w) }""",
+    "taps_that_meet_only_padding": """g (float[3, 16, 1] x, float[16] b) => (float[3, 16, 1] y) {
+        w = Constant<value = float[16, 1, 2] {
+            0., 1., 2., 3., 4., 5., 6., 0., 1., 2., 3., 4., 5., 6., 0., 1., 2., 3., 4., 5.,
+            6., 0., 1., 2., 3., 4., 5., 6., 0., 1., 2., 3.}>()
+        y = Conv<group = 16, dilations = [2], pads = [1, 1]>(x, w, b) }""",
 }

@@ -167,6 +167,7 @@ class _SlidingWriter:
         taps = product(g.kernel)
         if self.b is not None:
             w.line(f"const {self.c} *const b = {self.b} + n * {taps};")
+            w.line("(void)b;")
         with w.loop("oy", "top_line", "end_line"):
             w.line(f"const int64_t y = oy * {g.strides[1]} - {fn.dim(g.before[1])};")
             w.line("(void)y;")
@@ -174,6 +175,7 @@ class _SlidingWriter:
             self.count_of[1] = self.counted(w, 1, "y", (first, last))
             start = affine([("y", g.x_space[1]), ("n", g.x_channel)], fn.params)
             w.line(f"const {self.c} *const line = picture + {start};")
+            w.line("(void)line;")
             known = line_variables(g, p.site.index, (None, "oy", None))
             inside = lanes.child(known, w.section())
             self.start_sums(w)
