@@ -25,13 +25,14 @@ ROWS = (
     ("toolchain", "runtime", "artifact", "verify", "explain"),
     ("tune",),
     ("compiler",),
-    ("update",),
+    ("update", "export"),
+    ("torch",),
     ("cli", "bench", "demo", "__main__"),
 )
 ROW_OF = {part: row for row, parts in enumerate(ROWS) for part in parts}
-# The package's own __init__ offers compile() and load() by late imports of what they need.
+# The package's own __init__ offers its functions by late imports of what they need.
 PUBLIC_FACE = "__init__"
-PUBLIC_FACE_MAY_IMPORT = {"compiler", "artifact", "runtime", "options", "errors"}
+PUBLIC_FACE_MAY_IMPORT = {"compiler", "artifact", "runtime", "options", "errors", "torch"}
 
 
 def parts() -> list[str]:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from graphfuse.runtime.session import Session
+    from graphfuse.torch import FusedModule
 
-__all__ = ["__version__", "compile", "load"]
+__all__ = ["__version__", "compile", "fuse", "load"]
 __version__ = "0.1.0"
 
 
@@ -51,3 +52,13 @@ def load(artifact: str | Path, threads: int | None = None) -> Session:
     from graphfuse.runtime.session import Session
 
     return Session(artifact, threads=threads)
+
+
+def fuse(module: Any, example_inputs: Any, **options: Any) -> FusedModule:
+    """A module of PyTorch, compiled to a callable that takes its place: see `graphfuse.torch.fuse`.
+
+    Raises GraphfuseError, InputError where PyTorch is not installed.
+    """
+    from graphfuse import torch
+
+    return torch.fuse(module, example_inputs, **options)

@@ -41,8 +41,14 @@ def find(model: Path, options: CompileOptions, extra: str = "", *, thorough: boo
     """
     try:
         folder = place(model, options, extra)
-        if folder is None:
-            return None
+    except (OSError, GraphfuseError):
+        return None
+    return None if folder is None else kept(folder, thorough=thorough)
+
+
+def kept(folder: Path, *, thorough: bool = False) -> Bundle | None:
+    """The artifact at a place in the cache, checked; None when there is none or it is damaged."""
+    try:
         found = read_bundle(folder, runnable=False, thorough=thorough)
         os.utime(folder)  # pruning goes by the time of last use
     except (OSError, GraphfuseError):
@@ -58,9 +64,14 @@ def place(model: Path, options: CompileOptions, extra: str = "") -> Path | None:
         files = [(str(name), sha256_of(model.parent / str(name))) for name in external]
     except (OSError, ValueError, TypeError):
         return None
+    return place_of(digest, options, extra, files)
+
+
+def place_of(digest: str, options: CompileOptions, extra: str = "", files: Sequence[tuple[str, str]] = ()) -> Path:
+    """Where the artifact of a model belongs that is known by a digest, and by those of the files beside it."""
     shown = {name: value for name, value in sorted(vars(options).items()) if name not in _IRRELEVANT}
-    target = options.target()
-    parts = (digest, files, shown, target.plan_key(), target.cores, _compiler(options.cc), _tools(), _sources(), extra)
+    target, beside = options.target(), list(files)
+    parts = (digest, beside, shown, target.plan_key(), target.cores, _compiler(options.cc), _tools(), _sources(), extra)
     return options.cache_root() / "models" / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.gf"
 
 

@@ -18,7 +18,12 @@ from graphfuse.verify.reference import Reference
 Array = np.ndarray[Any, Any]
 
 # The modules of this folder that run a format: each has `runner(source) -> Runner`.
-_RUNNERS: Mapping[str, str] = {"TFLite": "graphfuse.verify.litert", "TorchScript": "graphfuse.verify.torchscript"}
+_RUNNERS: Mapping[str, str] = {
+    "PyTorch": "graphfuse.verify.torch_program",
+    "TFLite": "graphfuse.verify.litert",
+    "TorchScript": "graphfuse.verify.torchscript",
+    "torch.export": "graphfuse.verify.torch_program",
+}
 
 
 class Runner(Protocol):

@@ -1,0 +1,12 @@
+"""PyTorch's doors: `fuse` a module, a backend for `torch.compile`, and `explain`. Importing this imports torch."""
+
+from __future__ import annotations
+
+from graphfuse.importers.exported import require_torch
+
+require_torch("graphfuse.torch")
+
+
+from graphfuse.torch.module import FusedModule, fuse  # noqa: E402
+
+__all__ = ["FusedModule", "fuse"]

@@ -1,0 +1,93 @@
+"""Compiling what is in memory: artifacts cached by the contents of the program, its weights and the options."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from graphfuse.artifact import reuse
+from graphfuse.artifact.bundle import read_bundle
+from graphfuse.compiler import compile_model
+from graphfuse.errors import GraphfuseError
+from graphfuse.importers.exported import Exported
+from graphfuse.importers.torch_tensors import to_array
+from graphfuse.ledger import Ledger
+from graphfuse.options import CompileOptions
+from graphfuse.runtime.session import Session
+from graphfuse.toolchain.cache import ObjectCache
+
+
+@dataclass
+class Fused:
+    """A compiled program: the folder of its artifact, and a session on it. found: whether it lay in the cache."""
+
+    folder: Path
+    session: Session
+    found: bool
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        """What became of every operator, and why."""
+        return Ledger.from_json((self.folder / "ledger.json").read_text(encoding="utf-8"))
+
+    @cached_property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """What verification found, as in certificate.json; None where it was left out."""
+        file = self.folder / "certificate.json"
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact to a folder, for `graphfuse.load` and the command line. Raises ArtifactError."""
+        reuse.copy(read_bundle(self.folder), Path(path))
+
+
+def digest_of(texts: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> str:
+    """A digest of texts and of the contents of tensors."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    for name, tensor in tensors.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode() + b"\0")
+        digest.update(np.ascontiguousarray(to_array(tensor)).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def fused(
+    digest: str, source: Callable[[], Exported], options: CompileOptions, inputs: Mapping[str, np.ndarray] | None = None
+) -> Fused:
+    """The program with this digest, from the cache or compiled. Raises GraphfuseError.
+
+    inputs: what verification runs it on, generated where there are none.
+    """
+    if not options.cache:
+        folder = Path(tempfile.mkdtemp(prefix="graphfuse-"))
+        artifact = folder / "model.gf"
+        try:
+            session = compile_model(source(), artifact, options, inputs=inputs).session()
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        result = Fused(artifact, session, found=False)
+        weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
+        return result
+    place = reuse.place_of(digest, options, "torch")
+    bundle = reuse.kept(place)
+    if bundle is not None:
+        with suppress(GraphfuseError):  # pruned meanwhile
+            return Fused(bundle.folder, Session(bundle, threads=options.threads), found=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    session = compile_model(source(), place, options, inputs=inputs).session()
+    ObjectCache(options.cache_root(), options.cache_bytes).prune()
+    return Fused(place, session, found=False)

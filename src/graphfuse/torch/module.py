@@ -1,0 +1,286 @@
+"""fuse: a module of PyTorch as a compiled callable that takes its place."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from graphfuse.errors import InputError, UnsupportedModelError
+from graphfuse.importers.exported import Exported, changed_inputs, describe, quiet_exporter
+from graphfuse.importers.exported_names import find_operators
+from graphfuse.importers.torch_tensors import to_array, to_tensor, viewed
+from graphfuse.ledger import Ledger
+from graphfuse.options import CompileOptions
+from graphfuse.runtime.session import Session
+from graphfuse.torch.kept import Fused, digest_of, fused
+from graphfuse.torch.training import check_mode, check_policies, in_mode
+
+_NARROW = viewed()
+# What an input of another type is converted to where the model wants that, without a loss.
+_WIDENED = {torch.int64: (torch.int32, torch.int16, torch.int8, torch.uint8), torch.int32: (torch.int16, torch.int8)}
+
+
+class ModuleSource(Exported):
+    """A module, exported; verification runs the module itself."""
+
+    format = "PyTorch"
+
+    def __init__(self, module: nn.Module, program: Any, policies: tuple[str | None, str | None]) -> None:
+        super().__init__(program, type(module).__name__)
+        self._module, self._policies = module, policies
+
+    @cached_property
+    def runnable(self) -> nn.Module:
+        return self._module
+
+    def run(self, tensors: Sequence[Any]) -> list[Any]:
+        with in_mode(self._module, *self._policies):
+            return super().run(tensors)
+
+
+def export(
+    module: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None,
+    dynamic_shapes: Any,
+    policies: tuple[str | None, str | None],
+) -> Any:
+    """The module as a program of torch.export. Raises UnsupportedModelError, which says where it cannot be one."""
+    where = type(module).__name__
+    with in_mode(module, *policies), quiet_exporter():
+        try:
+            return torch.export.export(module, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
+        except Exception as error:  # whatever the user's code and torch's tracer raise
+            remedy = "graphfuse.explain(module, *inputs) shows the line; torch.compile takes it in pieces"
+            nodes = [("torch.export", where, describe(error))]
+            raise UnsupportedModelError(nodes, where=where, remedy=remedy) from error
+
+
+def fuse(
+    module: nn.Module,
+    example_inputs: Any,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    batch_norm: str | None = None,
+    dropout: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> FusedModule:
+    """The module compiled: a callable that takes its place for inference.
+
+    example_inputs: a tuple of arguments, or one tensor; kwargs: those by keyword; dynamic_shapes: as torch.export takes
+    them; batch_norm="frozen": use running statistics in a module that trains; dropout="keep": go on drawing, from
+    `seed`, other numbers in each call; options: fields of `CompileOptions`. Arguments that are no tensors are fixed.
+    Raises InputError for a module in training mode that no policy covers, and GraphfuseError.
+    """
+    if not isinstance(module, nn.Module):
+        remedy = "give an nn.Module; files go to graphfuse.compile"
+        raise InputError(f"this is a {type(module).__name__}, expected a module of PyTorch", remedy=remedy)
+    check_policies(batch_norm, dropout)
+    check_mode(module, type(module).__name__, batch_norm, dropout)
+    args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+    policies = (batch_norm, dropout)
+    program = export(module, args, kwargs, dynamic_shapes, policies)
+    chosen = CompileOptions(seed=seed, **options)
+    leaves = pytree.tree_leaves((args, dict(kwargs or {})))
+    call = Call(program)
+    examples = {name: to_array(leaves[k]) for k, name in call.tensors if isinstance(leaves[k], torch.Tensor)}
+    compiled = fused(_digest(program), lambda: ModuleSource(module, program, policies), chosen, examples)
+    return FusedModule(module, compiled, call, policies)
+
+
+def _digest(program: Any) -> str:
+    graph = program.graph_module.print_readable(print_output=False, include_stride=False)
+    lines = [line for line in graph.splitlines() if not line.strip().startswith("#")]
+    texts = ["\n".join(lines), str(program.graph_signature), str(program.range_constraints)]
+    texts += [str(find_operators(program).types), str(program.call_spec.out_spec)]
+    tensors = {**program.state_dict, **program.constants}
+    return digest_of(texts, {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)})
+
+
+class Call:
+    """How the arguments of a program are taken apart, and its results put together.
+
+    tensors: (place among the leaves of the arguments, name) of those that the compiled model takes.
+    """
+
+    def __init__(self, program: Any) -> None:
+        signature = program.graph_signature
+        specs = [spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
+        wanted = [spec for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"]
+        self.in_spec, self.out_spec = program.call_spec.in_spec, program.call_spec.out_spec
+        self.tensors = [(k, s.arg.name) for k, s in enumerate(specs) if not hasattr(s.arg, "value")]
+        self.constants = [(k, s.arg.name, s.arg.value) for k, s in enumerate(specs) if hasattr(s.arg, "value")]
+        self.dtypes = {
+            node.name: getattr(node.meta.get("val"), "dtype", torch.int64)
+            for node in program.graph.nodes
+            if node.op == "placeholder"
+        }
+        # What each result is: a tensor, a size, or a value that is known.
+        self.results = [("known", s.arg.value) if hasattr(s.arg, "value") else (_kind(s.arg), None) for s in wanted]
+        plain = pytree.tree_structure((tuple(object() for _ in specs), {}))
+        self.plain = not self.constants and self.in_spec == plain
+        self.single = [kind for kind, _ in self.results] == ["tensor"] and self.out_spec.is_leaf()
+
+    def leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+        """The leaves of the arguments. Raises InputError where they do not fit."""
+        from torch.export._tree_utils import reorder_kwargs
+
+        try:
+            ordered = reorder_kwargs(dict(kwargs), self.in_spec) if kwargs else {}
+        except ValueError as error:
+            raise InputError("the arguments are not those of the example", why=describe(error)) from error
+        leaves, spec = pytree.tree_flatten((args, ordered))
+        if spec != self.in_spec:
+            what = f"{len(args)} arguments and {len(kwargs)} by keyword are not built as the example was"
+            remedy = "call it as in fuse(), or fuse the module for these arguments as well"
+            raise InputError(what, remedy=remedy)
+        for k, name, value in self.constants:
+            if type(leaves[k]) is not type(value) or leaves[k] != value:
+                what = f"it is {leaves[k]!r}, and was fixed at {value!r} when the module was fused"
+                raise InputError(what, where=f"input {name!r}", remedy="fuse the module for this value as well")
+        return leaves
+
+
+def _kind(arg: Any) -> str:
+    return "tensor" if type(arg).__name__ == "TensorArgument" else "size"
+
+
+class FusedModule(nn.Module):
+    """A compiled module. Called as the original is; for inputs that require gradients the original itself is run.
+
+    Parameters and buffers are the original's. `session` is what computes, `ledger` and `certificate` tell how.
+    """
+
+    def __init__(
+        self, module: nn.Module, compiled: Fused, call: Call, policies: tuple[str | None, str | None] = (None, None)
+    ) -> None:
+        super().__init__()
+        self.training = False
+        # Not registered: the state of this module is that of the original, under the same names.
+        object.__setattr__(self, "original", module)
+        self._compiled, self._policies, self._call = compiled, policies, call
+        self._warned = False
+        session = compiled.session
+        self._run = session._run if not session.manifest.results else session.__call__
+        names = [tensor.name for tensor in session.manifest.inputs]
+        places = {name: place for place, name in call.tensors}
+        self._places = [places[name] for name in names]
+        self._wanted = [call.dtypes[name] for name in names]
+        extra = [tensor.name for tensor in session.manifest.outputs][sum(kind != "known" for kind, _ in call.results) :]
+        self._changed = [places[name] for name in changed_inputs(extra)]
+        # The plainest call, tensors in and one tensor out, needs no trees.
+        in_order = self._places == list(range(len(names)))
+        self._count = len(names) if call.plain and in_order and call.single and not self._changed else -1
+
+    original: nn.Module
+
+    @property
+    def session(self) -> Session:
+        """What computes, on NumPy arrays."""
+        return self._compiled.session
+
+    @property
+    def ledger(self) -> Ledger:
+        """What became of every operator of the module, and why."""
+        return self._compiled.ledger
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """What verification against the module found; None where it was left out."""
+        return self._compiled.certificate
+
+    def save(self, path: str | Path) -> None:
+        """Write the artifact to a folder. Raises ArtifactError."""
+        self._compiled.save(path)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == self._count and not kwargs:
+            leaves: Sequence[Any] = args
+        else:
+            leaves = self._call.leaves(args, kwargs)
+        arrays = []
+        for place, dtype in zip(self._places, self._wanted, strict=True):
+            tensor = leaves[place]
+            if type(tensor) is not torch.Tensor or tensor.dtype is not dtype or dtype in _NARROW:
+                arrays.append(self._array(tensor, dtype, place))
+                continue
+            if tensor.requires_grad:
+                if torch.is_grad_enabled():
+                    return self._with_gradients(args, kwargs)
+                tensor = tensor.detach()
+            arrays.append(tensor.numpy())
+        outputs = self._run(arrays)
+        if self._count >= 0 and outputs[0].dtype.isbuiltin == 1:
+            return torch.from_numpy(outputs[0])
+        return self._results(outputs, leaves)
+
+    def _results(self, outputs: Sequence[Any], leaves: Sequence[Any]) -> Any:
+        given = iter(outputs)
+        values = []
+        for kind, value in self._call.results:
+            if kind == "known":
+                values.append(value)
+            else:
+                array = next(given)
+                values.append(to_tensor(array) if kind == "tensor" else array.item())
+        for place, array in zip(self._changed, given, strict=True):
+            leaves[place].copy_(to_tensor(array))
+        return pytree.tree_unflatten(values, self._call.out_spec)
+
+    def _array(self, tensor: Any, dtype: torch.dtype, place: int) -> np.ndarray:
+        """Any input as an array. Raises InputError for what is no tensor of the type wanted, nor fits without loss."""
+        name = next(name for k, name in self._call.tensors if k == place)
+        if isinstance(tensor, int | float | bool) and not isinstance(tensor, torch.Tensor):
+            return np.array(tensor, np.int64)
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f"this is a {type(tensor).__name__}, expected a tensor", where=f"input {name!r}")
+        if tensor.device.type != "cpu":
+            raise InputError(f"it lies on {tensor.device}", where=f"input {name!r}", remedy="move it with .cpu()")
+        if tensor.dtype is not dtype:
+            if tensor.dtype not in _WIDENED.get(dtype, ()):
+                what = f"the dtype is {tensor.dtype}, expected {dtype}"
+                raise InputError(what, where=f"input {name!r}", remedy=f"convert it with .to({dtype})")
+            tensor = tensor.to(dtype)
+        return to_array(tensor)
+
+    def _with_gradients(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        if not self._warned:
+            self._warned = True
+            what = "an input requires gradients, so the original module runs; under torch.no_grad() the fused one does"
+            warnings.warn(f"graphfuse: {what}", stacklevel=4)
+        return self.original(*args, **kwargs)
+
+    # -- the original's state ---------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> FusedModule:
+        """Refused, as what is compiled cannot train. Raises InputError for mode=True."""
+        if mode:
+            what = "a fused module cannot be put in training mode: batch norms and dropouts are compiled in"
+            raise InputError(what, where=type(self.original).__name__, remedy="train .original, and fuse it again")
+        return self
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """The original's."""
+        return self.original.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: the weights are compiled in. Raises InputError."""
+        remedy = "load them into .original, and fuse it again"
+        raise InputError("the weights of a fused module are compiled in", remedy=remedy)
+
+    def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
+        """The original's."""
+        return self.original.named_modules(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"{type(self.original).__name__}, {len(self.ledger.names)} operators"
