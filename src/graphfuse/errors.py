@@ -34,13 +34,15 @@ class ModelFileError(GraphfuseError):
 class UnsupportedModelError(GraphfuseError):
     """The model is valid but holds nodes that graphfuse cannot compile; all of them are listed at once.
 
-    nodes: (operator type, the user's node name, reason) for each of them, in file order.
+    nodes: (operator type, the user's node name, reason) for each of them, in file order; task: what was to be done.
     """
 
-    def __init__(self, nodes: Iterable[tuple[str, str, str]], *, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, nodes: Iterable[tuple[str, str, str]], *, where: str = "", remedy: str = "", task: str = "compiled"
+    ) -> None:
         self.nodes = tuple((one_line(op), one_line(name), one_line(reason)) for op, name, reason in nodes)
         count = len(self.nodes)
-        super().__init__(f"{count} node{'s' * (count != 1)} cannot be compiled", where=where, remedy=remedy)
+        super().__init__(f"{count} node{'s' * (count != 1)} cannot be {task}", where=where, remedy=remedy)
 
     def __str__(self) -> str:
         rows = [f"  {op} {name!r}: {reason}" for op, name, reason in self.nodes]

@@ -40,7 +40,7 @@ def fused_model(fusion: Fusion, model: ir.Model) -> ir.Model:
     stay initializers of the graph and are shared with `model`, not copied.
     """
     graph = model.graph.clone()
-    _drop_scaffolding(graph)
+    drop_scaffolding(graph)
     copies = dict(zip(model.graph, graph, strict=True))
     for node, copy in copies.items():
         _state_types(fusion.program, node, copy)
@@ -288,7 +288,7 @@ def _state_types(program: Program, node: ir.Node, copy: ir.Node) -> None:
             copied.type = None  # a declared type without a shape is not valid ONNX
 
 
-def _drop_scaffolding(graph: ir.Graph) -> None:
+def drop_scaffolding(graph: ir.Graph) -> None:
     """Remove what shape inference noted for itself, and weights that were folded into others."""
     unused = [v for v in graph.initializers.values() if not v.uses() and not v.is_graph_output()]
     for name in [v.name or "" for v in unused]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from graphfuse import __version__
-from graphfuse.cli import bench, cache, compile, demo, explain, profile, run, verify
+from graphfuse.cli import bench, cache, compile, demo, explain, export, profile, run, verify
 from graphfuse.cli.guard import guarded, prepare_streams, tell, tell_usage
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for module in (compile, run, verify, explain, profile, bench, demo):
+for module in (compile, run, verify, explain, profile, export, bench, demo):
     app.command(module.NAME, epilog=module.EXAMPLES)(guarded(module.command))
 app.add_typer(cache.app, name="cache")
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from graphfuse import __version__
+from graphfuse.artifact.manifest import Manifest
 from graphfuse.errors import InputError
 from graphfuse.graph.randomness import random_values
 from graphfuse.importers.source import Source
 from graphfuse.runtime.binder import bind_symbols
-from graphfuse.runtime.session import Session
 from graphfuse.verify.certificate import Certificate, InputRecord
 from graphfuse.verify.compare import DEFAULT_TOLERANCE, DOUBLE_FACTOR, SATURATED_FLOOR, SATURATING, Tolerance, compare
 from graphfuse.verify.inputs import SIZES, generate_inputs, plausible_dims
@@ -39,8 +39,29 @@ CALLS = 3
 _Accepted = tuple[dict[str, Array], dict[str, str], dict[str, Array], dict[str, Array]]
 
 
+class Verified(Protocol):
+    """What is verified: a session, or anything that runs a model as one does."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Its inputs, outputs, symbols and states."""
+
+    @property
+    def threads(self) -> int:
+        """Threads that one call may use."""
+
+    def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
+        """As `Session.run`."""
+
+    def typed(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """As `Session.typed`."""
+
+    def reset(self) -> None:
+        """As `Session.reset`."""
+
+
 def verify(
-    session: Session,
+    session: Verified,
     model: Source | str | Path | onnx.ModelProto,
     inputs: Mapping[str, Array] | None = None,
     *,
@@ -109,7 +130,7 @@ def _in_place_of_draws(ours: Array, expected: Array) -> Array:
     return ours if (ours.dtype, ours.shape) == (expected.dtype, expected.shape) else expected
 
 
-def _spelled(session: Session, values: Mapping[str, Any]) -> dict[str, Array]:
+def _spelled(session: Verified, values: Mapping[str, Any]) -> dict[str, Array]:
     """The tensors of the reference's results, lists taken apart as the session's outputs are."""
     lists = session.manifest.results
     spelled: dict[str, Array] = {}
@@ -122,7 +143,7 @@ def _spelled(session: Session, values: Mapping[str, Any]) -> dict[str, Array]:
 
 
 def _first_accepted(
-    session: Session,
+    session: Verified,
     model: onnx.ModelProto,
     reference: Runner,
     given: Mapping[str, Array],
@@ -177,7 +198,7 @@ def _is_telling(values: Array) -> bool:
 
 
 def _candidates(
-    session: Session, model: onnx.ModelProto, given: Mapping[str, Array], dims: Mapping[str, int], seed: int
+    session: Verified, model: onnx.ModelProto, given: Mapping[str, Array], dims: Mapping[str, int], seed: int
 ) -> Iterator[tuple[dict[str, Array], dict[str, str]]]:
     """Inputs to try in turn, with the origin of each: the given ones, and generated ones of several sizes."""
     manifest = session.manifest
@@ -197,7 +218,7 @@ def _candidates(
             yield arrays, {name: "given" if name in given else how for name in arrays}
 
 
-def _dims_of(session: Session, given: Mapping[str, Array]) -> dict[str, int]:
+def _dims_of(session: Verified, given: Mapping[str, Array]) -> dict[str, int]:
     """The free dimensions that the given inputs settle by themselves."""
     return {
         dim: size
