@@ -12,28 +12,39 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from graphfuse.runtime.session import Session
-    from graphfuse.torch import FusedModule
+    from graphfuse.torch import Explanation, FusedModule
 
-__all__ = ["__version__", "compile", "fuse", "load"]
+__all__ = ["__version__", "compile", "explain", "fuse", "load"]
 __version__ = "0.1.0"
 
 
-def compile(path: str | Path, **options: Any) -> Session:
+def compile(
+    path: str | Path,
+    *,
+    shapes: Mapping[str, str | Sequence[int | str]] | None = None,
+    values: Mapping[str, Any] | None = None,
+    allow_pickle: bool = False,
+    **options: Any,
+) -> Session:
     """A session for a model file, compiled for this machine and cached by content.
 
-    options: fields of `graphfuse.options.CompileOptions`. Raises GraphfuseError.
+    shapes, values: of arguments, where the file does not say them: {"x": (1, 3, "H", "W")} or {"x": "1x16:int64"},
+    {"sr": 16000}; allow_pickle: that Python code in a pickle may be executed; options: fields of
+    `graphfuse.options.CompileOptions`. Raises GraphfuseError.
     """
     from pathlib import Path
 
     from graphfuse.artifact.reuse import Search
     from graphfuse.errors import ArtifactError
-    from graphfuse.options import CompileOptions
+    from graphfuse.options import CompileOptions, Hints
 
+    hints = Hints.of(shapes or {}, values or {})
     chosen = CompileOptions(**options)
-    search = Search(Path(path), chosen) if chosen.cache else None
+    search = Search(Path(path), chosen, hints.key()) if chosen.cache else None
     from graphfuse.runtime.session import Session
 
     found = search.result() if search is not None else None
@@ -44,7 +55,7 @@ def compile(path: str | Path, **options: Any) -> Session:
             options["cache"] = False
     from graphfuse import compiler
 
-    return compiler.compile(path, **options)
+    return compiler.compile(path, hints, allow_pickle, **options)
 
 
 def load(artifact: str | Path, threads: int | None = None) -> Session:
@@ -62,3 +73,13 @@ def fuse(module: Any, example_inputs: Any, **options: Any) -> FusedModule:
     from graphfuse import torch
 
     return torch.fuse(module, example_inputs, **options)
+
+
+def explain(model: Any, *args: Any, **kwargs: Any) -> Explanation:
+    """What torch.compile makes of a module for these arguments: see `graphfuse.torch.explain`.
+
+    Raises GraphfuseError, InputError where PyTorch is not installed.
+    """
+    from graphfuse import torch
+
+    return torch.explain(model, *args, **kwargs)

@@ -35,7 +35,7 @@ from graphfuse.importers.open import open_model
 from graphfuse.importers.source import Source
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.ledger import Ledger
-from graphfuse.options import CompileOptions
+from graphfuse.options import CompileOptions, Hints
 from graphfuse.plan.account import account
 from graphfuse.plan.calls import Choose, Plan, cheapest, leanest
 from graphfuse.plan.footprint import note_memory, note_weights
@@ -67,7 +67,8 @@ class Job:
 
     model: the model, or the path of its file; output: where the artifact goes (None: nowhere, the stages up to "emit"
     are all that can run); inputs and dims: what verification uses, generated where not given; profile: build the
-    library with `model_profile` (see `assemble`); updatable: keep the imported graph as `pristine`, for `Updater`.
+    library with `model_profile` (see `assemble`); updatable: keep the imported graph as `pristine`, for `Updater`;
+    hints, allow_pickle: of a file, see `open_model`.
     """
 
     model: Source | Path
@@ -79,6 +80,8 @@ class Job:
     profile: bool = False
     updatable: bool = False
     pristine: ir.Model | None = None
+    hints: Hints = field(default_factory=Hints)
+    allow_pickle: bool = False
     staging: Staging | None = None
     states: tuple[StateVariable, ...] = ()
     ledger: Ledger = field(default_factory=Ledger)
@@ -88,7 +91,9 @@ class Job:
     @cached_property
     def source(self) -> Source:
         """What is compiled. Raises ModelFileError for a path that is no model's."""
-        return open_model(self.model) if isinstance(self.model, Path) else self.model
+        if not isinstance(self.model, Path):
+            return self.model
+        return open_model(self.model, self.allow_pickle, self.hints, self.inputs)
 
     @property
     def where(self) -> str:
@@ -347,26 +352,36 @@ def compile_model(
     progress: Progress | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
     dims: Mapping[str, int] | None = None,
+    hints: Hints | None = None,
+    allow_pickle: bool = False,
 ) -> Compiled:
-    """Compile a model, or a file, into an artifact folder. Raises GraphfuseError; then nothing is left at `output`."""
+    """Compile a model, or a file, into an artifact folder. Raises GraphfuseError; then nothing is left at `output`.
+
+    hints, allow_pickle: for files, see `open_model`.
+    """
     source = model if isinstance(model, Source) else Path(model)
-    job = Job(source, options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None))
+    job = Job(
+        source, options or CompileOptions(), Path(output), inputs or {}, dims or {}, progress or (lambda _: None),
+        hints=hints or Hints(), allow_pickle=allow_pickle,
+    )  # fmt: skip
     run_stages(job)
     return Compiled(Path(output), job)
 
 
-def compile(path: str | Path, **options: Any) -> Session:
+def compile(path: str | Path, hints: Hints | None = None, allow_pickle: bool = False, **options: Any) -> Session:
     """A session for a model file, compiled for this machine and cached by content.
 
-    options: fields of `CompileOptions`. Raises GraphfuseError.
+    hints, allow_pickle: see `open_model`; options: fields of `CompileOptions`. Raises GraphfuseError.
     """
-    chosen = CompileOptions(**options)
+    chosen, hints = CompileOptions(**options), hints or Hints()
     if not chosen.cache:
         with tempfile.TemporaryDirectory(prefix="graphfuse-") as folder:
-            return compile_model(path, Path(folder) / "model.gf", chosen).session()
-    found = reuse.find(Path(path), chosen)
+            output = Path(folder) / "model.gf"
+            return compile_model(path, output, chosen, hints=hints, allow_pickle=allow_pickle).session()
+    found = reuse.find(Path(path), chosen, hints.key())
     if found is None:
-        compiled = compile_model(path, _kept_place(open_model(Path(path)), chosen), chosen)
+        source = open_model(Path(path), allow_pickle, hints)
+        compiled = compile_model(source, _kept_place(source, chosen, hints.key()), chosen)
         session = compiled.session()
         if not _is_sound(compiled.job):
             shutil.rmtree(compiled.artifact, ignore_errors=True)  # what is loaded stays
@@ -374,7 +389,7 @@ def compile(path: str | Path, **options: Any) -> Session:
     try:
         return Session(found, threads=chosen.threads)
     except ArtifactError:  # pruned meanwhile
-        return compile(path, **{**options, "cache": False})
+        return compile(path, hints, allow_pickle, **{**options, "cache": False})
 
 
 def keep(job: Job, extra: str = "") -> None:

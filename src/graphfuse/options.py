@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
 from graphfuse.errors import InputError
 from graphfuse.target import Target, target_for
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NUMERICS = ("default", "strict")
 OPTIMIZE = ("speed", "memory")
@@ -96,3 +101,64 @@ def default_cache_root() -> Path:
     """The cache folder when no option names one: GRAPHFUSE_CACHE_DIR, else graphfuse in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named) if named else platformdirs.user_cache_path("graphfuse", appauthor=False)
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a user says of a model that its file does not.
+
+    shapes: of inputs by name, sizes or the names of sizes that stay open; dtypes: of inputs, as NumPy calls them;
+    values: of arguments that are no tensors, which are fixed when the model is read.
+    """
+
+    shapes: Mapping[str, Sequence[int | str]] = field(default_factory=dict)
+    dtypes: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.shapes or self.values)
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, str | Sequence[int | str]], values: Mapping[str, Any]) -> Hints:
+        """From shapes as sequences or as text, "1x3x224x224", "Nx512", or with the element type "1x16:int64".
+
+        Raises InputError for a text that is no shape.
+        """
+        sizes: dict[str, Sequence[int | str]] = {}
+        dtypes: dict[str, str] = {}
+        for name, given in shapes.items():
+            text, _, dtype = given.partition(":") if isinstance(given, str) else ("", "", "")
+            sizes[name] = _dims(name, text) if isinstance(given, str) else tuple(given)
+            if dtype:
+                dtypes[name] = dtype
+        for name, dtype in dtypes.items():
+            if dtype not in _DTYPES:
+                remedy = f"choose one of {', '.join(_DTYPES)}"
+                raise InputError(f"there is no element type {dtype!r}", where=f"input {name!r}", remedy=remedy)
+        return cls(sizes, dtypes, dict(values))
+
+    def with_arrays(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Hints:
+        """The same, and for inputs that it says nothing of the shapes and types of these arrays."""
+        fresh = {name: array for name, array in arrays.items() if name not in self.shapes}
+        return Hints(
+            {**self.shapes, **{name: array.shape for name, array in fresh.items()}},
+            {**{name: array.dtype.name for name, array in fresh.items()}, **self.dtypes},
+            self.values,
+        )
+
+    def key(self) -> str:
+        """Equal for equal hints: part of what a compiled artifact is found by; empty for none."""
+        return repr([sorted(part.items()) for part in (self.shapes, self.dtypes, self.values)]) if self else ""
+
+
+def _dims(name: str, text: str) -> tuple[int | str, ...]:
+    parts = text.split("x") if text else []
+    if not all(part.isidentifier() or (part.isascii() and part.isdigit() and len(part) < 19) for part in parts):
+        remedy = "write sizes with an x between them, as in 1x3x224x224, letters for sizes that stay open, as in Nx512"
+        raise InputError(f"{text!r} is no shape", where=f"input {name!r}", remedy=remedy)
+    return tuple(int(part) if part.isdigit() else part for part in parts)
+
+
+_DTYPES = (
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool",
+)  # fmt: skip

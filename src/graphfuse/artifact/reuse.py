@@ -28,7 +28,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # Options that say how to get an artifact and not what it is.
 _IRRELEVANT = ("cache_dir", "cache_bytes", "threads", "cache")
 # Packages whose versions change what is compiled or how it is verified.
-_TOOLS = ("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnx_shape_inference", "sympy")
+_TOOLS = ("numpy", "onnx", "onnx_ir", "onnxruntime", "onnxscript", "onnx_shape_inference", "sympy", "torch")
 # Large files that nobody edits: shared with the cache where the file system can, rather than copied.
 _SHARED = (WEIGHTS, "fused.onnx.data")
 

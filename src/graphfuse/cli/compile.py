@@ -11,7 +11,18 @@ import typer
 
 from graphfuse.cli.console import say, show, show_json
 from graphfuse.cli.progress import StageProgress
-from graphfuse.cli.values import AsJson, Dims, Inputs, Threads, load_inputs, parse_dims
+from graphfuse.cli.values import (
+    AllowPickle,
+    AsJson,
+    Dims,
+    Inputs,
+    Shapes,
+    Threads,
+    Values,
+    load_inputs,
+    parse_dims,
+    parse_hints,
+)
 from graphfuse.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +38,8 @@ graphfuse compile model.onnx -o build/model.gf --cpu haswell --threads 4
 graphfuse compile model.onnx --dim batch=8 --dim height=480
 
 graphfuse compile model.onnx --tune 60
+
+graphfuse compile model.pt --shape x=1x512 --value sr=16000
 
 graphfuse compile model.onnx --dump fuse --stop-after fuse
 """
@@ -49,6 +62,9 @@ def command(
     ] = True,
     dims: Dims = [],  # noqa: B006
     inputs: Inputs = [],  # noqa: B006
+    shapes: Shapes = [],  # noqa: B006
+    values: Values = [],  # noqa: B006
+    allow_pickle: AllowPickle = False,
     rtol: Annotated[
         float | None, typer.Option(help="Relative tolerance of the comparison; by dtype when left out.")
     ] = None,
@@ -92,9 +108,10 @@ def command(
         rtol=rtol, atol=atol, embed_weights=embed_weights, optimize=optimize,
         strips=strips, tune=tune, seed=seed, keep_going=keep_going, cache=cache,
     )  # fmt: skip
-    sizes, given = parse_dims(dims), load_inputs(inputs)
+    sizes, given, hints = parse_dims(dims), load_inputs(inputs), parse_hints(shapes, values)
+    said = f"{_sized(sizes)}{hints.key()}"
     reusable = cache and not (dump or stop_after or given)
-    if reusable and _reused(model, options, sizes, output or Path(f"{model.stem}.gf"), as_json):
+    if reusable and _reused(model, options, said, output or Path(f"{model.stem}.gf"), as_json):
         return
     from graphfuse.compiler import STAGES, Job, keep, run_stages
 
@@ -103,12 +120,12 @@ def command(
     _check_rules(disable)
     writes = stop_after is None or stages.index(stop_after) >= stages.index("build")
     place = output or Path(f"{model.stem}.gf") if writes else None
-    job = Job(model, options, place, given, sizes)
+    job = Job(model, options, place, given, sizes, hints=hints, allow_pickle=allow_pickle)
     with StageProgress(stages) as progress:
         job.progress = progress
         run_stages(job, stop_after=stop_after, dump=_dumper(dump) if dump else None)
     if reusable:
-        keep(job, _sized(sizes))
+        keep(job, said)
     if as_json:
         from graphfuse.cli.summary import to_dict
 
@@ -121,12 +138,12 @@ def command(
         show(render(job))
 
 
-def _reused(model: Path, options: CompileOptions, sizes: dict[str, int], place: Path, as_json: bool) -> bool:
+def _reused(model: Path, options: CompileOptions, said: str, place: Path, as_json: bool) -> bool:
     """Make the artifact from one in the cache, and tell; False when there is none."""
     started = time.perf_counter()
     from graphfuse.artifact.reuse import Search, copy
 
-    search = Search(model, options, _sized(sizes), thorough=True)
+    search = Search(model, options, said, thorough=True)
     from graphfuse.cli.reused import render, to_dict
 
     found = search.result()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphfuse.cli.console import show, show_json
-from graphfuse.cli.values import AsJson
+from graphfuse.cli.values import AllowPickle, AsJson, Shapes, Values, parse_hints
 from graphfuse.errors import ArtifactError
 
 if TYPE_CHECKING:
     from graphfuse.ledger import Ledger
+    from graphfuse.options import Hints
 
 NAME = "explain"
 EXAMPLES = """Examples:
@@ -33,10 +34,15 @@ def command(
         bool, typer.Option("--all", "-a", metavar="", help="Tell every node, kernel and edge by itself.")
     ] = False,
     cpu: Annotated[str, typer.Option(help="The CPU that a model file is planned for.")] = "native",
+    shapes: Shapes = [],  # noqa: B006 - typer copies it
+    values: Values = [],  # noqa: B006
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what became of every node: what fused, what did not, and why."""
-    ledger = _of_artifact(model) if model.is_dir() or model.suffix == ".gf" else _of_model(model, cpu)
+    hints = parse_hints(shapes, values)
+    is_artifact = model.is_dir() or model.suffix == ".gf"
+    ledger = _of_artifact(model) if is_artifact else _of_model(model, cpu, hints, allow_pickle)
     if as_json:
         from graphfuse.explain import account_of
 
@@ -62,8 +68,9 @@ def _of_artifact(folder: Path) -> Ledger:
         ) from error
 
 
-def _of_model(model: Path, cpu: str) -> Ledger:
+def _of_model(model: Path, cpu: str, hints: Hints, allow_pickle: bool) -> Ledger:
     from graphfuse.compiler import Job, run_stages
     from graphfuse.options import CompileOptions
 
-    return run_stages(Job(model, CompileOptions(cpu=cpu)), stop_after="emit").ledger
+    job = Job(model, CompileOptions(cpu=cpu), hints=hints, allow_pickle=allow_pickle)
+    return run_stages(job, stop_after="emit").ledger

@@ -12,6 +12,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphfuse.errors import InputError
+from graphfuse.options import Hints
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,22 @@ Dims = Annotated[
 Inputs = Annotated[
     list[str],
     typer.Option("--input", "-i", metavar="NAME=FILE", help="Value of an input, a .npy file; may be repeated."),
+]
+Shapes = Annotated[
+    list[str],
+    typer.Option(
+        "--shape",
+        metavar="NAME=SHAPE",
+        help="Shape of an input whose file does not say it: 1x3x224x224, Nx512, 1x16:int64; may be repeated.",
+    ),
+]
+Values = Annotated[
+    list[str],
+    typer.Option("--value", metavar="NAME=VALUE", help="Value of an argument that is no tensor; may be repeated."),
+]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", metavar="", help="Open pickled models, which executes the Python code in them."),
 ]
 Threads = Annotated[int | None, typer.Option("--threads", "-t", help="Threads of one run; all cores when left out.")]
 AsJson = Annotated[bool, typer.Option("--json", metavar="", help="Write JSON to stdout, and nothing else.")]
@@ -42,6 +59,36 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
             raise InputError(f"--dim gives {name!r} twice")
         dims[name] = int(size)
     return dims
+
+
+def parse_hints(shapes: Sequence[str], values: Sequence[str]) -> Hints:
+    """["x=1x512"], ["sr=16000"] -> what they say. Raises InputError for anything else, and for a name given twice."""
+    return Hints.of(_named(shapes, "--shape", "x=1x3x224x224"), {
+        name: _value(text) for name, text in _named(values, "--value", "sr=16000").items()
+    })  # fmt: skip
+
+
+def _named(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for text in texts:
+        name, sign, rest = text.partition("=")
+        if not name or not sign:
+            raise InputError(f"{option} {text!r} names nothing", remedy=f"write it as in {option} {example}")
+        if name in found:
+            raise InputError(f"{option} gives {name!r} twice")
+        found[name] = rest
+    return found
+
+
+def _value(text: str) -> bool | int | float | str | None:
+    """The Python value that a text stands for: none, true, false, a number, or the text itself."""
+    words: dict[str, bool | None] = {"none": None, "true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def load_inputs(texts: Sequence[str]) -> dict[str, Array]:

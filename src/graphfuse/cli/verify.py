@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphfuse.cli.console import show, show_json
-from graphfuse.cli.values import AsJson, Dims, Inputs, Seed, Threads, load_inputs, parse_dims
+from graphfuse.cli.values import (
+    AllowPickle,
+    AsJson,
+    Dims,
+    Inputs,
+    Seed,
+    Threads,
+    Values,
+    load_inputs,
+    parse_dims,
+    parse_hints,
+)
 from graphfuse.errors import GraphfuseError, VerificationError
+from graphfuse.options import CompileOptions, Hints
 
 if TYPE_CHECKING:
     import numpy as np
 
     from graphfuse.importers.source import Source
-    from graphfuse.options import CompileOptions
+    from graphfuse.runtime.session import Session
     from graphfuse.verify import Certificate
 
     Array = np.ndarray[Any, Any]
@@ -38,6 +50,8 @@ def command(
     against: Annotated[Path, typer.Option(metavar="MODEL.onnx", help="The model file it was made from.")],
     inputs: Inputs = [],  # noqa: B006 - typer copies it
     dims: Dims = [],  # noqa: B006
+    values: Values = [],  # noqa: B006
+    allow_pickle: AllowPickle = False,
     seed: Seed = 0,
     rtol: Annotated[float | None, typer.Option(help="Relative tolerance; by dtype when left out.")] = None,
     atol: Annotated[
@@ -50,13 +64,14 @@ def command(
     given, sizes = load_inputs(inputs), parse_dims(dims)
     from graphfuse.compiler import load
     from graphfuse.importers.open import open_model
-    from graphfuse.options import CompileOptions
     from graphfuse.verify import verify
 
     options = CompileOptions(rtol=rtol, atol=atol, threads=threads)
-    source = open_model(against)
     with load(artifact, threads=threads) as session:
         given = session.typed(given)
+        source = open_model(against, allow_pickle, parse_hints([], values))
+        if source.takes_hints:
+            source.hints = _compiled_for(session, source.hints)
         if {tensor.name for tensor in session.manifest.inputs} == given.keys():
             session.run(None, given)  # tells what does not fit better than onnxruntime does
         certificate = verify(session, source, given, dims=sizes, seed=seed, rtol=rtol, atol=atol)
@@ -64,6 +79,12 @@ def command(
     _tell(certificate, region, as_json)
     if not certificate.passed:
         raise VerificationError(certificate.verdict, where=str(artifact), why=region)
+
+
+def _compiled_for(session: Session, hints: Hints) -> Hints:
+    """What the artifact says of its inputs, and the user of other arguments."""
+    ports = session.manifest.inputs
+    return Hints({port.name: port.shape for port in ports}, {port.name: port.dtype for port in ports}, hints.values)
 
 
 def _locate(certificate: Certificate, model: Source, options: CompileOptions, given: Mapping[str, Array]) -> str:

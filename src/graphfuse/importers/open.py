@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from graphfuse.errors import ModelFileError
+import numpy as np
+
+from graphfuse.errors import InputError, ModelFileError
 from graphfuse.importers import formats
-from graphfuse.importers.source import Format, Head, Hints, Source
+from graphfuse.importers.source import Format, Head, Source
+from graphfuse.options import Hints
 
 _HEAD = 4096  # bytes at the start of a file that tell its format
 
@@ -24,15 +28,26 @@ def all_formats() -> Sequence[Format]:
     return sorted(found, key=lambda f: (f.order, f.name))
 
 
-def open_model(path: Path, allow_pickle: bool = False, hints: Hints | None = None) -> Source:
+def open_model(
+    path: Path,
+    allow_pickle: bool = False,
+    hints: Hints | None = None,
+    arrays: Mapping[str, np.ndarray[Any, Any]] | None = None,
+) -> Source:
     """The model in a file, of whatever format its contents say.
 
     allow_pickle: the user's word that Python code in a pickle may be executed; hints: what the file does not say, such
-    as shapes. Raises ModelFileError.
+    as shapes; arrays: examples of inputs, whose shapes count where `hints` says nothing. Raises ModelFileError, and
+    InputError for hints where the format says all that itself.
     """
     head = _head(path)
     source = next(f for f in all_formats() if f.holds(head)).open(path, allow_pickle)
-    source.hints = hints or source.hints
+    hints = hints or Hints()
+    if hints and not source.takes_hints:
+        given = ", ".join(repr(name) for name in (*hints.shapes, *hints.values))
+        why = f"taken for {source.format}, which says that itself"
+        raise InputError(f"no shapes or values can be given: {given}", where=source.where, why=why)
+    source.hints = hints.with_arrays(arrays or {})
     return source
 
 
@@ -55,6 +70,6 @@ def _members(path: Path) -> tuple[str, ...]:
     try:
         with zipfile.ZipFile(path) as archive:
             return tuple(archive.namelist())
-    except (zipfile.BadZipFile, NotImplementedError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError) as error:
         remedy = "download or save the model again"
         raise ModelFileError("a damaged zip archive", where=str(path), why=str(error), remedy=remedy) from error

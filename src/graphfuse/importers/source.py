@@ -3,40 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from graphfuse.importers.common import Imported
 from graphfuse.importers.spelling import Spelled
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What a user says of a model that its file does not.
-
-    shapes: of inputs by name, sizes or the names of sizes that stay open; dtypes: of inputs, as NumPy calls them;
-    values: of arguments that are no tensors, which are fixed when the model is read.
-    """
-
-    shapes: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
-    dtypes: Mapping[str, str] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
-
-    def with_arrays(self, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Hints:
-        """The same, and for inputs that it says nothing of the shapes and types of these arrays."""
-        fresh = {name: array for name, array in arrays.items() if name not in self.shapes}
-        return Hints(
-            {**self.shapes, **{name: array.shape for name, array in fresh.items()}},
-            {**{name: array.dtype.name for name, array in fresh.items()}, **self.dtypes},
-            self.values,
-        )
+from graphfuse.options import Hints
 
 
 class Source(ABC):
@@ -48,6 +25,7 @@ class Source(ABC):
 
     format: str = ""
     hints = Hints()
+    takes_hints = False
 
     def __init__(self, where: str, path: Path | None = None) -> None:
         self.where, self.path = where, path

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.errors import InputError
-from graphfuse.importers.source import Hints
 from graphfuse.importers.torchscript.values import DTYPES, ListBox, Nothing, Tensor
+from graphfuse.options import Hints
 
 Array = np.ndarray[Any, Any]
 _EXAMPLE = "1x3x224x224"

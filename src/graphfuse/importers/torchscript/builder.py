@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+import torch
 from onnx import TensorProto, TypeProto, helper, shape_inference
 
-import torch
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.importers.spelling import Speller
 from graphfuse.importers.torchscript.values import (
@@ -22,6 +22,7 @@ from graphfuse.importers.torchscript.values import (
     Alias,
     Box,
     Dim,
+    Nothing,
     Number,
     Plain,
     Tensor,
@@ -31,6 +32,8 @@ from graphfuse.importers.torchscript.values import (
 
 _OPSETS = [helper.make_opsetid("", OPSET)]
 _KNOWN_ELEMENTS = 64  # of a constant that shapes may follow from
+# Operators that inference, which knows them as functions, leaves without a shape.
+_SHAPED_AS_FIRST = frozenset({"GroupNormalization", "InstanceNormalization", "HardSwish", "Mish", "Gelu", "Celu"})
 FOLDED_ELEMENTS = 4096  # of a constant that is computed when the model is read
 
 Scalar = bool | int | float | Number
@@ -81,6 +84,8 @@ class Builder:
             return given.value
         if isinstance(given, ir.Value):
             return given
+        if isinstance(given, Nothing):
+            raise Unspellable("places of maxima are not supported as results")
         if isinstance(given, np.ndarray | np.generic | float):
             return self.speller.constant(given)
         return self.speller.constant(np.asarray(given, np.int64))
@@ -136,6 +141,9 @@ class Builder:
         for k, value in enumerate(results):
             if f"o{k}" in found:
                 _set_type(value, found[f"o{k}"])
+        first = node.inputs[0] if node.inputs else None
+        if node.op_type in _SHAPED_AS_FIRST and first is not None:
+            results[0].shape = first.shape
 
     # ------------------------------------------------------------ element types
 
@@ -252,7 +260,7 @@ def _dim(size: Any) -> Dim:
 
 def _sample(arg: Any) -> Any:
     """Something of the same type and category for torch.result_type."""
-    if isinstance(arg, Number):
+    if isinstance(arg, Number) or (isinstance(arg, Tensor) and arg.wrapped):
         return {ir.DataType.INT64: 1, ir.DataType.BOOL: True}.get(arg.dtype, 1.0)
     if isinstance(arg, Tensor):
         return torch.empty((1,) * min(arg.rank, 1), dtype=TORCH_DTYPES[arg.dtype])

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.errors import GraphfuseError, InputError, ModelFileError, UnsupportedModelError, one_line
 from graphfuse.importers.common import StateVariable
 from graphfuse.importers.source import Converted
@@ -48,6 +48,7 @@ class TorchScript(Converted):
     """A program that torch.jit.save wrote."""
 
     format = "TorchScript"
+    takes_hints = True
     path: Path
 
     def __init__(self, path: Path) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.importers.torchscript.values import (
     Function,
     ListBox,
@@ -47,7 +47,10 @@ def constant(run: Interpreter, node: Any) -> Any:
     value = node.output()
     if value.type().kind() == "FunctionType":
         return Function(value.type().annotation_str)
-    return run.lifted(value.toIValue())
+    found = run.lifted(value.toIValue())
+    if isinstance(found, Tensor) and not found.rank:
+        found.wrapped = True
+    return found
 
 
 @prim("prim::GetAttr")

@@ -243,7 +243,7 @@ def _concrete(value: Any) -> Any:
     if isinstance(value, Tensor):
         const = value.const
         assert const is not None
-        return const.item() if isinstance(value, Number) else const
+        return const.item() if isinstance(value, Number) or value.wrapped else const
     if isinstance(value, ListBox):
         return [_concrete(v) for v in value.items]
     if isinstance(value, list | tuple):

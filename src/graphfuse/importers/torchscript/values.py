@@ -13,8 +13,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.importers.spelling import Array
 
 Dim = int | str | None
@@ -118,7 +118,13 @@ class Alias:
 
 
 class Tensor:
-    """A tensor of the program. In-place operators give it another value, which its views then show as well."""
+    """A tensor of the program. In-place operators give it another value, which its views then show as well.
+
+    path: the weight's name; wrapped: whether it is a number that the program holds as a tensor, which in torch's rules
+    of promotion counts as a number: TorchScript takes all constants of rank 0 for such.
+    """
+
+    wrapped = False
 
     def __init__(self, plain: Plain, touch: Touch, alias: Alias | None = None, path: str = "") -> None:
         self._plain, self._touch, self.alias, self.path = plain, touch, alias, path

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from graphfuse.importers.torchscript.builder import Builder
 from graphfuse.importers.torchscript.registry import op
-from graphfuse.importers.torchscript.values import Tensor, Unspellable
+from graphfuse.importers.torchscript.values import Nothing, Tensor, Unspellable
 
 
 def spread(given: Any, count: int) -> list[int]:
@@ -43,10 +44,11 @@ def _convolution(
     else:
         pads = spread(padding, count) * 2
     y: Tensor = b("Conv", x, weight, bias, pads=pads, **attributes)
+    b.shaped(y, [x.shape[0], weight.shape[0], *[None] * count])
     return b("Squeeze", y, [0]) if added else y
 
 
-@op("conv1d", "conv2d", "conv3d")
+@op("conv1d", "conv2d", "conv3d", "_convolution_mode")
 def conv(
     b: Builder, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0,
     dilation: Any = 1, groups: int = 1,
@@ -83,14 +85,14 @@ def conv_transpose(
 
 def _max_pool(
     b: Builder, x: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any, ceil_mode: bool, count: int
-) -> tuple[Tensor, Tensor | None]:
+) -> Tensor:
     kernel = spread(kernel_size, count)
     x, added = _batched(b, x, count)
     y = b(
         "MaxPool", x, kernel_shape=kernel, strides=spread(stride, count) if stride else kernel,
         pads=spread(padding, count) * 2, dilations=spread(dilation, count), ceil_mode=int(ceil_mode),
     )  # fmt: skip
-    return (b("Squeeze", y, [0]) if added else y), None
+    return b("Squeeze", y, [0]) if added else y
 
 
 def _pool_op(count: int) -> None:
@@ -99,7 +101,14 @@ def _pool_op(count: int) -> None:
         b: Builder, self: Tensor, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
         ceil_mode: bool = False,
     ) -> Tensor:  # fmt: skip
-        return _max_pool(b, self, kernel_size, stride, padding, dilation, ceil_mode, count)[0]
+        return _max_pool(b, self, kernel_size, stride, padding, dilation, ceil_mode, count)
+
+    @op(f"max_pool{count}d_with_indices")
+    def max_pool_with_indices(
+        b: Builder, self: Tensor, kernel_size: Any, stride: Any = (), padding: Any = 0, dilation: Any = 1,
+        ceil_mode: bool = False,
+    ) -> tuple[Tensor, Nothing]:  # fmt: skip
+        return _max_pool(b, self, kernel_size, stride, padding, dilation, ceil_mode, count), Nothing()
 
     @op(f"avg_pool{count}d")
     def avg_pool(
@@ -126,8 +135,8 @@ def _pool_op(count: int) -> None:
         return _adaptive(b, self, output_size, count, "AveragePool", "GlobalAveragePool")
 
     @op(f"adaptive_max_pool{count}d")
-    def adaptive_max_pool(b: Builder, self: Tensor, output_size: Any) -> Tensor:
-        return _adaptive(b, self, output_size, count, "MaxPool", "GlobalMaxPool")
+    def adaptive_max_pool(b: Builder, self: Tensor, output_size: Any) -> tuple[Tensor, Nothing]:
+        return _adaptive(b, self, output_size, count, "MaxPool", "GlobalMaxPool"), Nothing()
 
 
 for _count in (1, 2, 3):
