@@ -122,7 +122,7 @@ class Exported(Converted):
 def _translate(torch: Any, program: Any) -> Any:
     """torch's exporter's result, an ONNXProgram."""
     signature = program.graph_signature
-    if not (signature.buffers_to_mutate or signature.user_inputs_to_mutate or _changes_in_place(program)):
+    if not (signature.buffers_to_mutate or signature.user_inputs_to_mutate or changes_in_place(program)):
         return torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET)
     # The public function drops what a program changes in place.
     from torch.onnx._internal.exporter import _core, _registration
@@ -136,7 +136,7 @@ def _translate(torch: Any, program: Any) -> Any:
     return exported
 
 
-def _changes_in_place(program: Any) -> bool:
+def changes_in_place(program: Any) -> bool:
     """Whether an operator writes to an argument: a program as it was traced says so in its operators alone."""
     targets = [node.target for node in program.graph.nodes if node.op == "call_function"]
     return any(getattr(getattr(target, "_schema", None), "is_mutable", False) for target in targets)

@@ -106,7 +106,7 @@ def module_path(node: Any) -> str:
 
 def clean_path(path: str) -> str:
     """A module's path as its user writes it: "layer1.0", whatever Dynamo makes of it."""
-    path = re.sub(r"^L(__self__|\['self'\])", "", path)
+    path = re.sub(r"^L__self__|^[LG]\['\w+'\]", "", path)
     path = re.sub(r"_modules\['([^']*)'\]", r"\1", path)
     path = re.sub(r"\['([^']*)'\]|\[(\d+)\]", lambda m: f".{m[1] or m[2]}", path)
     return re.sub(r"@\d+", "", path).strip("._")

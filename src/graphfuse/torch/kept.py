@@ -19,7 +19,7 @@ import torch
 
 from graphfuse.artifact import reuse
 from graphfuse.artifact.bundle import read_bundle
-from graphfuse.compiler import compile_model
+from graphfuse.compiler import Job, load, run_stages
 from graphfuse.errors import GraphfuseError
 from graphfuse.importers.exported import Exported
 from graphfuse.importers.torch_tensors import to_array
@@ -27,15 +27,27 @@ from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.runtime.session import Session
 from graphfuse.toolchain.cache import ObjectCache
+from graphfuse.update import Updater
 
 
 @dataclass
 class Fused:
-    """A compiled program: the folder of its artifact, and a session on it. found: whether it lay in the cache."""
+    """A compiled program: the folder of its artifact, and a session on it. found: whether it lay in the cache.
+
+    job: how it was compiled, or would be: run as far as new weights need it.
+    """
 
     folder: Path
     session: Session
     found: bool
+    job: Job
+
+    @cached_property
+    def updater(self) -> Updater:
+        """What makes its weights anew."""
+        if "emit" not in self.job.results:
+            run_stages(self.job, stop_after="emit")
+        return Updater(self.job)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -71,23 +83,27 @@ def fused(
 
     inputs: what verification runs it on, generated where there are none.
     """
+
+    def compiled(artifact: Path) -> Fused:
+        job = run_stages(Job(source(), options, artifact, inputs or {}, updatable=True))
+        return Fused(artifact, load(artifact, threads=options.threads), False, job)
+
     if not options.cache:
         folder = Path(tempfile.mkdtemp(prefix="graphfuse-"))
-        artifact = folder / "model.gf"
         try:
-            session = compile_model(source(), artifact, options, inputs=inputs).session()
+            result = compiled(folder / "model.gf")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        result = Fused(artifact, session, found=False)
         weakref.finalize(result, shutil.rmtree, folder, ignore_errors=True)
         return result
     place = reuse.place_of(digest, options, "torch")
     bundle = reuse.kept(place)
     if bundle is not None:
         with suppress(GraphfuseError):  # pruned meanwhile
-            return Fused(bundle.folder, Session(bundle, threads=options.threads), found=True)
+            session = Session(bundle, threads=options.threads)
+            return Fused(bundle.folder, session, True, Job(source(), options, updatable=True))
     place.parent.mkdir(parents=True, exist_ok=True)
-    session = compile_model(source(), place, options, inputs=inputs).session()
+    result = compiled(place)
     ObjectCache(options.cache_root(), options.cache_bytes).prune()
-    return Fused(place, session, found=False)
+    return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,10 @@ def fuse(
     leaves = pytree.tree_leaves((args, dict(kwargs or {})))
     call = Call(program)
     examples = {name: to_array(leaves[k]) for k, name in call.tensors if isinstance(leaves[k], torch.Tensor)}
-    compiled = fused(_digest(program), lambda: ModuleSource(module, program, policies), chosen, examples)
+
+    def compiled() -> Fused:
+        return fused(_digest(program), lambda: ModuleSource(module, program, policies), chosen, examples)
+
     return FusedModule(module, compiled, call, policies)
 
 
@@ -162,15 +165,24 @@ class FusedModule(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, compiled: Fused, call: Call, policies: tuple[str | None, str | None] = (None, None)
+        self,
+        module: nn.Module,
+        compiled: Callable[[], Fused],
+        call: Call,
+        policies: tuple[str | None, str | None] = (None, None),
     ) -> None:
         super().__init__()
         self.training = False
         # Not registered: the state of this module is that of the original, under the same names.
         object.__setattr__(self, "original", module)
-        self._compiled, self._policies, self._call = compiled, policies, call
+        self._compile, self._policies, self._call = compiled, policies, call
         self._warned = False
-        session = compiled.session
+        self._take(compiled())
+
+    def _take(self, compiled: Fused) -> None:
+        """Compute with this from now on."""
+        call, session = self._call, compiled.session
+        self._compiled = compiled
         self._run = session._run if not session.manifest.results else session.__call__
         names = [tensor.name for tensor in session.manifest.inputs]
         places = {name: place for place, name in call.tensors}
@@ -273,10 +285,40 @@ class FusedModule(nn.Module):
         """The original's."""
         return self.original.state_dict(*args, **kwargs)
 
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: the weights are compiled in. Raises InputError."""
-        remedy = "load them into .original, and fuse it again"
-        raise InputError("the weights of a fused module are compiled in", remedy=remedy)
+    def update_weights(self, state_dict: Mapping[str, torch.Tensor] | None = None) -> bool:
+        """Computes with other weights from now on: folded and packed again, not compiled.
+
+        state_dict: the new values, by name as in the original's, which takes them too; those left out keep theirs.
+        None: whatever the original has now, after training it, say. Returns whether the compiled code stayed: where it
+        depends on values (zeros that were left out, numbers that were stored in half precision), it is compiled anew.
+        Raises InputError for a name or a shape that the original does not have.
+        """
+        own = self.original.state_dict()
+        given = own if state_dict is None else state_dict
+        for name, tensor in given.items():
+            if name not in own:
+                raise InputError(f"the module has no weight {name!r}", where=type(self.original).__name__)
+            if tensor.shape != own[name].shape:
+                what = f"the shape is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
+                raise InputError(what, where=f"weight {name!r}")
+        with torch.no_grad():
+            for name, tensor in given.items():
+                if tensor is not own[name]:
+                    own[name].copy_(tensor)
+        updater = self._compiled.updater
+        values = {name: to_array(own[name]) for name in updater.names if name in own}
+        arrays = updater.weights(values)
+        if arrays is None:
+            self._take(self._compile())
+            return False
+        self.session.take_weights(arrays)
+        return True
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], *args: Any, **kwargs: Any) -> Any:
+        """As `update_weights`, with what the original's own method returns."""
+        told = self.original.load_state_dict(state_dict, *args, **kwargs)
+        self.update_weights()
+        return told
 
     def named_modules(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Module]]:
         """The original's."""
