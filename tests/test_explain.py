@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from graphfuse.account import account_of, render, render_fusion
+from graphfuse.account.names import amount, patterns, plural
 from graphfuse.compiler import Job, run_stages
 from graphfuse.demo import MODEL
-from graphfuse.explain import account_of, render, render_fusion
-from graphfuse.explain.names import amount, patterns, plural
 from graphfuse.ledger import EdgeRecord, Ledger
 from graphfuse.options import CompileOptions
 

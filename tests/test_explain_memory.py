@@ -9,11 +9,11 @@ import pytest
 
 import zoo
 from codegen.building import emitted, parse
+from graphfuse.account import account_of
+from graphfuse.account.memory import MemoryUse, in_short, memory_of, render_memory
 from graphfuse.cli import main
 from graphfuse.compiler import Job, compile_model, run_stages
 from graphfuse.demo import MODEL as DEMO
-from graphfuse.explain import account_of
-from graphfuse.explain.memory import MemoryUse, in_short, memory_of, render_memory
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.plan.footprint import note_memory

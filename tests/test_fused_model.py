@@ -21,8 +21,8 @@ from graphfuse import rules
 from graphfuse.artifact import fused_model as module
 from graphfuse.artifact.fused_model import DOMAIN, fused_model, region_names, write_fused_model
 from graphfuse.demo import MODEL, held_out_images
-from graphfuse.fuse.program import Program, lower_graph
-from graphfuse.fuse.regions import Fusion, Region, fuse
+from graphfuse.fusion.program import Program, lower_graph
+from graphfuse.fusion.regions import Fusion, Region, fuse
 from graphfuse.graph.dtypes import F32
 from graphfuse.graph.origins import origins
 from graphfuse.importers.onnx import import_onnx

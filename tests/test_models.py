@@ -17,7 +17,7 @@ import real_models
 import zoo
 from codegen.sanitizing import build_sanitized, run_sanitized, spread
 from graphfuse.compiler import Compiled, Job, compile_model, run_stages
-from graphfuse.fuse.regions import Fusion, producers
+from graphfuse.fusion.regions import Fusion, producers
 from graphfuse.options import CompileOptions
 
 Inputs = Mapping[str, np.ndarray]

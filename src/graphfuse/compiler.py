@@ -24,8 +24,8 @@ from graphfuse.artifact.manifest import Tensor as ManifestTensor
 from graphfuse.codegen import strip
 from graphfuse.codegen.module import Module, assemble
 from graphfuse.errors import ArtifactError, GraphfuseError, InputError, VerificationError
-from graphfuse.fuse.program import lower_graph
-from graphfuse.fuse.regions import Fusion, Region, fuse
+from graphfuse.fusion.program import lower_graph
+from graphfuse.fusion.regions import Fusion, Region, fuse
 from graphfuse.graph.dims import TYPICAL
 from graphfuse.graph.lists import results
 from graphfuse.graph.randomness import give_seeds

@@ -14,9 +14,9 @@ from graphfuse.codegen.module import Module
 from graphfuse.codegen.weights import Recipe
 from graphfuse.compiler import Job, emit, fuse_model, plan_fusion, recognize, simplify
 from graphfuse.errors import InputError
-from graphfuse.fuse.likeness import alike
-from graphfuse.fuse.program import Program, lower_graph
-from graphfuse.fuse.regions import Fusion
+from graphfuse.fusion.likeness import alike
+from graphfuse.fusion.program import Program, lower_graph
+from graphfuse.fusion.regions import Fusion
 from graphfuse.graph.dtypes import F32
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor

@@ -20,8 +20,8 @@ import onnx_ir as ir
 from codegen import redzones
 from graphfuse.artifact.manifest import Tensor as PortInfo
 from graphfuse.codegen.module import Module, assemble
-from graphfuse.fuse.program import lower_graph
-from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.fusion.program import lower_graph
+from graphfuse.fusion.regions import Fusion, fuse
 from graphfuse.importers.onnx import import_onnx
 from graphfuse.kernels import CONTRACTION_KERNELS, NEST_KERNELS, rows
 from graphfuse.plan.calls import Plan

@@ -12,10 +12,10 @@ import pytest
 from onnx import numpy_helper
 
 from codegen.building import Runner, build, emitted, imported, parse
-from fuse.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
+from fusion.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
 from graphfuse.compiler import compile_model
-from graphfuse.fuse.program import lower_graph
-from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.fusion.program import lower_graph
+from graphfuse.fusion.regions import Fusion, fuse
 from graphfuse.options import CompileOptions
 from ops.cases import inferred
 from ops.running import interpret

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from codegen.building import Emitted, Runner, build, emitted
-from fuse.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
+from fusion.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
 from ops.cases import inferred
 from ops.running import interpret
 

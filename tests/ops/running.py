@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.errors import UnsupportedModelError
-from graphfuse.fuse.program import lower_graph
+from graphfuse.fusion.program import lower_graph
 from graphfuse.graph.dims import shape_of
 from graphfuse.ops.interpret import evaluate
 from graphfuse.ops.measured import Measures

@@ -14,7 +14,7 @@ import pytest
 import zoo
 from codegen.building import Emitted, build, emitted, parse
 from codegen.sanitizing import build_sanitized, run_sanitized
-from fuse.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
+from fusion.graphs import SYMBOLIC_SIZE, draw_graph, inputs_of
 from graphfuse.codegen.module import assemble
 from graphfuse.compiler import Job, run_stages
 from graphfuse.graph.dims import assuming, estimate, evaluate

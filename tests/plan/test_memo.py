@@ -13,7 +13,7 @@ import pytest
 
 import zoo
 from codegen.building import Emitted, emitted, imported, parse
-from fuse.graphs import draw_graph
+from fusion.graphs import draw_graph
 from graphfuse.codegen.module import Module
 from graphfuse.compiler import Job, run_stages
 from graphfuse.kernels.conv_winograd import ConvWinograd

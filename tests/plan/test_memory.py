@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegen.building import emitted
-from fuse.graphs import draw_graph
+from fusion.graphs import draw_graph
 from graphfuse.graph.dims import Dim, dim, evaluate
 from graphfuse.graph.dtypes import F32
 from graphfuse.plan.calls import Plan

@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from graphfuse import __version__
 from graphfuse.errors import ArtifactError
-from graphfuse.fuse.program import Program
-from graphfuse.fuse.regions import Fusion
+from graphfuse.fusion.program import Program
+from graphfuse.fusion.regions import Fusion
 from graphfuse.graph import shape_rules
 from graphfuse.graph.bodies import bodies, captured, graphs, is_control
 from graphfuse.graph.origins import ORIGINS_KEY, all_nodes, merge_origins

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from graphfuse.account.memory import MemoryUse
 from graphfuse.bench.limits import Limits
-from graphfuse.explain.memory import MemoryUse
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from graphfuse.account.memory import memory_of
 from graphfuse.artifact.bundle import Bundle, read_bundle
 from graphfuse.artifact.fused_model import DOMAIN
 from graphfuse.bench.call_times import CallTime, Profile
@@ -23,7 +24,6 @@ from graphfuse.bench.roofline import CallCost, bound, call_costs, threads_of
 from graphfuse.codegen.module import Module
 from graphfuse.compiler import Job, run_stages
 from graphfuse.errors import InputError, InternalError
-from graphfuse.explain.memory import memory_of
 from graphfuse.importers.checks import read_proto
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor

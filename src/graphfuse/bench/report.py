@@ -9,11 +9,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphfuse.account.memory import in_short
+from graphfuse.account.names import amount, plural
 from graphfuse.bench.call_times import CallTime, Profile
 from graphfuse.bench.limits import Limits, MachineLimits
 from graphfuse.errors import one_line
-from graphfuse.explain.memory import in_short
-from graphfuse.explain.names import amount, plural
 
 SORTS = ("program", "time")
 _NAMES = 2  # of a call's nodes that are spelled out

@@ -15,7 +15,7 @@ from functools import cache
 
 from graphfuse.bench.limits import Limits
 from graphfuse.errors import InternalError
-from graphfuse.fuse.regions import Region
+from graphfuse.fusion.regions import Region
 from graphfuse.graph.dims import evaluate
 from graphfuse.graph.dtypes import item_bytes
 from graphfuse.ops.expr import cost

@@ -15,7 +15,7 @@ app = typer.Typer(help="Show or empty the cache of compiled kernels and models."
 @guarded
 def info(as_json: AsJson = False) -> None:
     """Show where the cache is and how much it holds."""
-    from graphfuse.explain.names import amount
+    from graphfuse.account.names import amount
     from graphfuse.options import default_cache_root
     from graphfuse.toolchain.cache import ObjectCache
 
@@ -50,7 +50,7 @@ def info(as_json: AsJson = False) -> None:
 @guarded
 def clear() -> None:
     """Empty the cache; what is needed again is compiled again."""
-    from graphfuse.explain.names import amount
+    from graphfuse.account.names import amount
     from graphfuse.options import default_cache_root
     from graphfuse.toolchain.cache import ObjectCache
 

@@ -71,8 +71,8 @@ def _reference(images: Array) -> Array:
 
 
 def _to_dict(job: Job, shares: dict[str, float], same: int, count: int, results: list[BenchResult]) -> dict[str, Any]:
+    from graphfuse.account import account_of
     from graphfuse.cli.summary import to_dict
-    from graphfuse.explain import account_of
 
     return {
         "accuracy": shares,
@@ -90,9 +90,9 @@ def _render(job: Job, shares: dict[str, float], same: int, count: int, results: 
     from rich.table import Table
     from rich.text import Text
 
+    from graphfuse.account import render_fusion
     from graphfuse.bench.result import render as render_bench
     from graphfuse.cli.summary import certificate_text
-    from graphfuse.explain import render_fusion
 
     table = Table.grid(padding=(0, 2, 0, 0))
     for runtime, share in shares.items():

@@ -44,11 +44,11 @@ def command(
     is_artifact = model.is_dir() or model.suffix == ".gf"
     ledger = _of_artifact(model) if is_artifact else _of_model(model, cpu, hints, allow_pickle)
     if as_json:
-        from graphfuse.explain import account_of
+        from graphfuse.account import account_of
 
         show_json({"model": str(model), **account_of(ledger).to_dict()})
         return
-    from graphfuse.explain import render
+    from graphfuse.account import render
 
     show(render(ledger, model.name or str(model), full=full))
 

@@ -10,11 +10,11 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphfuse.account.account import account_of
+from graphfuse.account.memory import in_short, memory_of
+from graphfuse.account.names import plural
 from graphfuse.artifact.bundle import Bundle
 from graphfuse.errors import ArtifactError, one_line
-from graphfuse.explain.account import account_of
-from graphfuse.explain.memory import in_short, memory_of
-from graphfuse.explain.names import plural
 from graphfuse.ledger import Ledger
 
 

@@ -9,10 +9,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphfuse.account.account import account_of, grouped
+from graphfuse.account.memory import in_short, memory_of
+from graphfuse.account.names import plural
 from graphfuse.errors import one_line
-from graphfuse.explain.account import account_of, grouped
-from graphfuse.explain.memory import in_short, memory_of
-from graphfuse.explain.names import plural
 
 if TYPE_CHECKING:
     from graphfuse.artifact.bundle import Bundle

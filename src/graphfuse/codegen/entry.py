@@ -9,7 +9,7 @@ from graphfuse.codegen.places import Places
 from graphfuse.codegen.sizes import Sizes
 from graphfuse.codegen.writer import Writer
 from graphfuse.errors import InternalError
-from graphfuse.fuse.guards import Guard
+from graphfuse.fusion.guards import Guard
 from graphfuse.graph.dims import add, measured, mul, product, symbol_named
 from graphfuse.graph.dtypes import c_type, item_bytes
 from graphfuse.plan.calls import Appended, Assign, Call, Choice, Plan, Read, Repeat

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
-from graphfuse.fuse.passes import Fold
+from graphfuse.fusion.passes import Fold
 from graphfuse.graph.dtypes import BOOL, DType, c_type, is_float, item_bytes, suffix, vector_type
 from graphfuse.ops.expr import Var
 

@@ -15,7 +15,7 @@ from graphfuse.codegen.access import Access, access
 from graphfuse.codegen.params import Params
 from graphfuse.codegen.vector import Context, Scope
 from graphfuse.codegen.writer import Writer
-from graphfuse.fuse.passes import Fold, Pass, RowProgram
+from graphfuse.fusion.passes import Fold, Pass, RowProgram
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, mul, product, same
 from graphfuse.graph.dtypes import c_type, item_bytes, suffix, vector_type
 from graphfuse.ops.expr import Const, Expr, Var, cost, loads_of, substitute, variables_of

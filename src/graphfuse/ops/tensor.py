@@ -189,7 +189,7 @@ class Window:
 
 @dataclass(eq=False)
 class Body:
-    """A graph inside a node of control flow, lowered. `program` is what `fuse/program.py` has made of it.
+    """A graph inside a node of control flow, lowered. `program` is what `fusion/program.py` has made of it.
 
     captured: its leaves that are tensors of a graph around it; sizes: the measured sizes from around it that it
     computes with; own_sizes: the names of those that it measures itself.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from graphfuse.fuse.regions import Fusion, Region, Verdict
+from graphfuse.fusion.regions import Fusion, Region, Verdict
 from graphfuse.graph.bodies import inner_first
 from graphfuse.graph.dims import assuming, estimate, product
 from graphfuse.graph.dtypes import item_bytes

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from graphfuse.fuse.guards import Guard
-from graphfuse.fuse.regions import Fusion, Region
+from graphfuse.fusion.guards import Guard
+from graphfuse.fusion.regions import Fusion, Region
 from graphfuse.graph.dims import Dim, add, estimate, measured
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.memory import Arena, Lifetime, lay_out

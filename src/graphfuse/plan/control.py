@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from graphfuse.fuse.regions import Region, fuse
+from graphfuse.fusion.regions import Region, fuse
 from graphfuse.graph.dims import Dim, add, maximum, measured, mul, product, symbol_named
 from graphfuse.graph.dtypes import U8
 from graphfuse.ops.control import Carry, Conditional, Iteration, Slices

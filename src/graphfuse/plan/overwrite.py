@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from graphfuse.fuse.passes import RowProgram
-from graphfuse.fuse.regions import Region
+from graphfuse.fusion.passes import RowProgram
+from graphfuse.fusion.regions import Region
 from graphfuse.ops.expr import Expr, Load, loads_of
 from graphfuse.ops.tensor import Tensor
 from graphfuse.plan.site import ContractionSite, NestSite

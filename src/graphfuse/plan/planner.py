@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from graphfuse.errors import UnsupportedModelError
-from graphfuse.fuse.element import Elements
-from graphfuse.fuse.passes import RowProgram, schedule
-from graphfuse.fuse.regions import VIEWS, Fusion, Region
+from graphfuse.fusion.element import Elements
+from graphfuse.fusion.passes import RowProgram, schedule
+from graphfuse.fusion.regions import VIEWS, Fusion, Region
 from graphfuse.graph.dims import Dim, assuming, estimate, measured, product, same, same_shape
 from graphfuse.graph.origins import origins
 from graphfuse.ops.control import Conditional, Iteration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from graphfuse.fuse.regions import Fusion
+from graphfuse.fusion.regions import Fusion
 from graphfuse.graph.dims import Dim
 from graphfuse.ops.tensor import Contract, Reduce, Tensor
 from graphfuse.plan.calls import Plan

@@ -20,8 +20,9 @@ from graphfuse.importers.torch_tensors import to_array, to_tensor
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.torch.kept import Fused, fused
-from graphfuse.torch.piece import Piece, piece_of, source_of
+from graphfuse.torch.piece import Piece, PieceSource, piece_of
 
+_WHERE = "a graph of torch.compile"
 _MOST_CHANGES = 8  # times that a graph is compiled again because its weights changed
 _said: set[str] = set()
 _numbers = itertools.count(1)
@@ -133,9 +134,8 @@ class CompiledPiece:
 
     def _build(self, args: Sequence[Any]) -> None:
         piece = self._piece
-        make = source_of(piece, args, "a graph of torch.compile")
         examples = {f"inputs_{i}": self._array(args[k]) for i, k in enumerate(piece.inputs) if _is_real(args[k])}
-        self._fused = fused(piece.digest(args), make, self._options, examples)
+        self._fused = fused(piece.digest(args), lambda: PieceSource(piece, args, _WHERE), self._options, examples)
         manifest = self._fused.session.manifest
         wanted = sum(kind != "known" for kind, _ in piece.results)
         extra = len(manifest.outputs) - wanted
@@ -144,6 +144,11 @@ class CompiledPiece:
         if extra:
             self._written = self._find_written([tensor.name for tensor in manifest.outputs][wanted:])
         self._run = self._fused.session._run
+        self._watch(args)
+
+    def _watch(self, args: Sequence[Any]) -> None:
+        """Remember which weights are compiled in."""
+        piece = self._piece
         # The weights are kept, so that none of their addresses can be another's.
         self._kept = [args[k] for k in piece.weights]
         self._watched = [(k, args[k].data_ptr(), args[k]._version) for k in piece.weights]
@@ -153,11 +158,18 @@ class CompiledPiece:
         return [self._inputs[inputs.index(name.rpartition(".")[0])] for name in names]
 
     def _changed(self, args: Sequence[Any]) -> bool:
-        """Compile again for weights that are others now; False where torch had better run the graph."""
+        """Take weights that are others now; False where torch had better run the graph."""
+        updater = self._fused.updater
+        values = {self._piece.arguments[k].path: to_array(args[k]) for k in self._piece.weights}
+        arrays = updater.weights({name: values[name] for name in updater.names if name in values})
+        if arrays is not None:
+            self._fused.session.take_weights(arrays)
+            self._watch(args)
+            return True
         self.changes += 1
         if self.changes > _MOST_CHANGES:
-            what = f"the weights of a graph changed more than {_MOST_CHANGES} times, so torch runs it; compile it "
-            _say(what + "once they are trained, or call torch.compile anew")
+            what = f"the code of a graph had to change with its weights more than {_MOST_CHANGES} times, so torch runs it"
+            _say(f"{what}; call torch.compile anew once they are trained")
             return False
         self._build(args)
         return True

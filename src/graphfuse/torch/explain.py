@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from graphfuse.account import account_of
 from graphfuse.compiler import Job, run_stages
 from graphfuse.errors import GraphfuseError, one_line
-from graphfuse.explain import account_of
 from graphfuse.importers.exported import describe, quiet_exporter
 from graphfuse.ledger import FATES
 from graphfuse.options import CompileOptions
 from graphfuse.torch.backend import reason_of
-from graphfuse.torch.piece import piece_of, source_of
+from graphfuse.torch.piece import PieceSource, piece_of
 
 # What Dynamo's reason holds -> what that means, and a rewrite that would join the pieces.
 _REASONS = (
@@ -139,8 +139,7 @@ def explain(model: Any, *args: Any, **kwargs: Any) -> Explanation:
 def _look(graph: torch.fx.GraphModule, examples: Sequence[Any]) -> Graph:
     operators = sum(node.op.startswith("call_") for node in graph.graph.nodes)
     try:
-        source = source_of(piece_of(graph, examples), examples, "a graph")()
-        job = Job(source, CompileOptions())
+        job = Job(PieceSource(piece_of(graph, examples), examples, "a graph"), CompileOptions())
         run_stages(job, stop_after="plan")
     except GraphfuseError as error:
         return Graph(operators, {}, reason_of(error))

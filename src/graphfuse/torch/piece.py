@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,17 +103,22 @@ def piece_of(graph: torch.fx.GraphModule, args: Sequence[Any]) -> Piece:
     return piece
 
 
-def source_of(piece: Piece, args: Sequence[Any], where: str) -> Callable[[], Exported]:
-    """Makes the program when it is asked for."""
+class PieceSource(Exported):
+    """A graph of Dynamo's with its arguments, exported when it is asked for."""
 
-    def make() -> Exported:
-        program = piece.export(args)
+    format = "PyTorch"
+
+    def __init__(self, piece: Piece, args: Sequence[Any], where: str) -> None:
+        super().__init__(None, where)
+        self._piece, self._args = piece, list(args)
+
+    def load(self) -> Any:
+        with torch._guards.tracing(None):
+            program = self._piece.export(self._args)
         if written := _written_weights(program):
             reason = f"the graph writes to the weight {min(written)!r}, which was taken for a constant"
             raise UnsupportedModelError([("weight", min(written), reason)])
-        return Exported(program, where)
-
-    return make
+        return program
 
 
 def _written_weights(program: Any) -> set[str]:

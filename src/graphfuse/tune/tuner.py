@@ -19,7 +19,7 @@ import numpy as np
 
 from graphfuse.codegen import strip
 from graphfuse.codegen.module import Module
-from graphfuse.fuse.regions import Fusion, fuse
+from graphfuse.fusion.regions import Fusion, fuse
 from graphfuse.graph.dims import TYPICAL, evaluate, measured
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor

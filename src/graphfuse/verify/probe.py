@@ -13,7 +13,7 @@ import numpy as np
 
 from graphfuse.codegen.module import Module
 from graphfuse.codegen.weights import chunks
-from graphfuse.fuse.regions import Fusion
+from graphfuse.fusion.regions import Fusion
 from graphfuse.graph.dims import evaluate, measured
 from graphfuse.graph.dtypes import item_bytes, numpy_name
 from graphfuse.ops.tensor import Tensor

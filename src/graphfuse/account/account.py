@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from graphfuse.explain.memory import memory_of
+from graphfuse.account.memory import memory_of
 from graphfuse.ledger import FATES, EdgeRecord, Ledger, MissRecord, NodeRecord
 
 T = TypeVar("T")

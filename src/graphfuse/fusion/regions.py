@@ -20,9 +20,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from graphfuse.fuse.element import is_aligned
-from graphfuse.fuse.line_sums import is_line_sum
-from graphfuse.fuse.program import Program
+from graphfuse.fusion.element import is_aligned
+from graphfuse.fusion.line_sums import is_line_sum
+from graphfuse.fusion.program import Program
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.ops.expr import depends_on
 from graphfuse.ops.tensor import (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from graphfuse.explain.account import Account, account_of
-from graphfuse.explain.text import render, render_fusion
+from graphfuse.account.account import Account, account_of
+from graphfuse.account.text import render, render_fusion
 
 __all__ = ["Account", "account_of", "render", "render_fusion"]

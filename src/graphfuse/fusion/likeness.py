@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from graphfuse.fuse.program import Program
+from graphfuse.fusion.program import Program
 from graphfuse.ops.expr import Expr, Load, children
 from graphfuse.ops.tensor import Body, Generate, IndexMap, Tensor, variables
 

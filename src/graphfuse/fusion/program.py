@@ -10,8 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from graphfuse.errors import UnsupportedModelError
-from graphfuse.fuse.guards import Guard, collect_guards
-from graphfuse.fuse.line_sums import split_sum
+from graphfuse.fusion.guards import Guard, collect_guards
+from graphfuse.fusion.line_sums import split_sum
 from graphfuse.graph.dims import Dim, measured, shape_of, symbol_named, symbols
 from graphfuse.graph.dtypes import SUPPORTED
 from graphfuse.graph.origins import label

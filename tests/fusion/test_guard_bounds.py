@@ -7,7 +7,7 @@ import random
 
 import sympy
 
-from graphfuse.fuse.guards import _least, _may_be_zero
+from graphfuse.fusion.guards import _least, _may_be_zero
 from graphfuse.graph.dims import Max, Min
 
 SIZES = tuple(sympy.Symbol(name, integer=True, positive=True) for name in "HW")

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from graphfuse.fuse.element import Elements, is_unit
-from graphfuse.fuse.regions import Region, reduced
+from graphfuse.fusion.element import Elements, is_unit
+from graphfuse.fusion.regions import Region, reduced
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.ops.expr import Expr, Load, Result, cost
 from graphfuse.ops.tensor import Map, Reduce, Tensor

@@ -10,8 +10,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from graphfuse.account.names import amount
 from graphfuse.errors import one_line
-from graphfuse.explain.names import amount
 from graphfuse.ledger import Ledger
 
 _STAGE = "memory"

@@ -9,7 +9,7 @@ import pytest
 
 import zoo
 from graphfuse.compiler import Job, run_stages
-from graphfuse.fuse.regions import Fusion
+from graphfuse.fusion.regions import Fusion
 from graphfuse.options import CompileOptions
 
 # name -> for each axis of the inputs its symbol, and the size that stands for it in the fixed model; "" stays as it is.

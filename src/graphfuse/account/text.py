@@ -9,8 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from graphfuse.errors import one_line
-from graphfuse.explain.account import (
+from graphfuse.account.account import (
     Account,
     Kernel,
     account_of,
@@ -20,8 +19,9 @@ from graphfuse.explain.account import (
     ledger_op,
     miss_groups,
 )
-from graphfuse.explain.memory import memory_of, render_memory
-from graphfuse.explain.names import amount, patterns, plural
+from graphfuse.account.memory import memory_of, render_memory
+from graphfuse.account.names import amount, patterns, plural
+from graphfuse.errors import one_line
 from graphfuse.ledger import EdgeRecord, Ledger, MissRecord, NodeRecord
 
 _FATES = {

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codegen.building import fused, parse
-from fuse.graphs import draw_graph
-from graphfuse.fuse.element import Elements
-from graphfuse.fuse.passes import schedule
-from graphfuse.fuse.regions import PLACEMENTS, VIEWS, Fusion, producers
+from fusion.graphs import draw_graph
+from graphfuse.fusion.element import Elements
+from graphfuse.fusion.passes import schedule
+from graphfuse.fusion.regions import PLACEMENTS, VIEWS, Fusion, producers
 from graphfuse.ops.expr import Expr
 from graphfuse.ops.interpret import topological
 from graphfuse.plan.site import accumulator
