@@ -5,6 +5,7 @@ PYTHON ?=
 LOCK_PYTHONS ?= python3.10 python3.11
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+TORCH  ?= 1
 BENCH  ?= .venv-bench
 
 .DEFAULT_GOAL := help
@@ -31,8 +32,14 @@ format: $(READY)  ## let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-test: lint  ## lint, then every test
+# TORCH=0 leaves PyTorch out: its tests say that they are skipped
+test: lint $(if $(filter-out 0,$(TORCH)),$(VENV)/.torch)  ## lint, then every test
 	@$(BIN)/python -m pytest -q -n 2
+
+$(VENV)/.torch: $(READY) requirements/torch.txt
+	@echo "installing the packages of requirements/torch.txt"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements/torch.txt
+	@touch $@
 
 # ARGS="--only REGEX --failures"; see --help
 conformance: $(READY)  ## ONNX's own test suite through compiled models: totals, and the table in docs/conformance.md

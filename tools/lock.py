@@ -1,4 +1,4 @@
-"""Renew requirements/lock.txt and bench.txt: exact versions of what the project and an extra need, with the backend.
+"""Renew requirements/*.txt: exact versions of what the project and an extra need, with the backend.
 
 Resolves once for each interpreter named, oldest first, and marks the pins in which they differ:
 
@@ -20,8 +20,13 @@ BUILD = ["hatchling", "editables"]  # `pip install -e . --no-build-isolation` fi
 # file -> extra, what its first line says
 LOCKS = {
     "lock.txt": ("dev", "`make demo` and `make test` install (run time and development)"),
+    "torch.txt": (
+        "torch-tests",
+        "`make test` adds for PyTorch (its CUDA packages, if any, are left open)",
+    ),
     "bench.txt": ("bench", "`make bench` installs (run time and peers; torch's CUDA packages, if any, are left open)"),
 }
+ADDED = ("torch.txt",)  # installed on top of lock.txt, whose pins hold
 HEADER = """\
 # Exact versions of everything that {what}, Python 3.10 to 3.13.
 # Python 3.10 has pins of its own where a project's newest release no longer supports it. To renew: `make lock`.
@@ -69,7 +74,11 @@ def main() -> None:
         raise SystemExit(__doc__)
     oldest, newer = sys.argv[1:]
     for file, (extra, what) in LOCKS.items():
-        lines = lock_lines(resolved(oldest, extra), resolved(newer, extra), python_version(newer))
+        old, new = resolved(oldest, extra), resolved(newer, extra)
+        if file in ADDED:
+            known = {line.partition("==")[0] for line in (FOLDER / "lock.txt").read_text().splitlines()}
+            old, new = ({name: v for name, v in pins.items() if name not in known} for pins in (old, new))
+        lines = lock_lines(old, new, python_version(newer))
         (FOLDER / file).write_text(HEADER.format(what=what) + "\n".join(lines) + "\n")
         print(f"{FOLDER / file}: {len(lines)} pins")
 
