@@ -128,7 +128,14 @@ def _is_open_list(items: Any) -> bool:
 
 def sequence_item(run: Interpreter, items: ListBox, key: Any) -> Tensor:
     index = key if isinstance(key, Number) else run.b.const(torch.tensor(key))
-    found: Tensor = run.b("SequenceAt", items.sequence, index)
+    assert items.sequence is not None
+    found: Tensor = run.b("SequenceAt", items.sequence.value, index)
+    return _of_element(run, found, items.sequence.shape)
+
+
+def _of_element(run: Interpreter, found: Tensor, shape: Sequence[Any] | None) -> Tensor:
+    if shape is not None:
+        found.value.shape = ir.Shape(shape)
     return found
 
 
@@ -149,9 +156,7 @@ def _chosen(run: Interpreter, items: ListBox, key: Number) -> Any:
 @prim("aten::append")
 def append(run: Interpreter, node: Any, items: Any, item: Any) -> Any:
     if _is_open_list(items):
-        longer = run.b.speller("SequenceInsert", items.sequence, run.b.as_tensor(item).value)
-        longer.type = items.sequence.type
-        items.change(None, longer)
+        items.change(None, items.sequence.appended(run.b, run.b.as_tensor(item)))
     else:
         items.change([*items.items, item])
     return items
@@ -222,7 +227,7 @@ def items_of(run: Interpreter, node: Any, items: dict[Any, Any]) -> Any:
 @prim("aten::len")
 def length(run: Interpreter, node: Any, items: Any) -> Any:
     if _is_open_list(items):
-        return run.b.number(run.b("SequenceLength", items.sequence))
+        return run.b.number(run.b("SequenceLength", items.sequence.value))
     if isinstance(items, Tensor):
         return run.b.size(items, 0)
     return len(items.items if isinstance(items, ListBox) else items)
@@ -340,11 +345,23 @@ def device_part(run: Interpreter, node: Any, given: Any) -> Any:
 
 @prim(
     "prim::is_cuda", "aten::is_cuda", "prim::is_quantized", "prim::is_sparse", "prim::is_mkldnn", "prim::is_meta",
-    "prim::is_mps", "prim::is_xpu", "prim::is_vulkan", "prim::requires_grad", "aten::requires_grad",
-    "aten::is_grad_enabled", "aten::is_complex", "aten::is_autocast_enabled", "aten::is_autocast_cpu_enabled",
+    "prim::is_nested", "prim::is_mps", "prim::is_xpu", "prim::is_vulkan",
+    "aten::is_complex", "aten::is_autocast_enabled", "aten::is_autocast_cpu_enabled",
 )  # fmt: skip
 def no(run: Interpreter, node: Any, *given: Any) -> Any:
     return False
+
+
+# Programs ask these to choose between operators that fuse by themselves, such as a whole encoder layer, and the plain
+# ones that they are made of: the answers of training lead to the plain ones, which are what can be compiled.
+@prim("aten::is_grad_enabled")
+def is_grad_enabled(run: Interpreter, node: Any) -> Any:
+    return True
+
+
+@prim("prim::requires_grad", "aten::requires_grad")
+def requires_grad(run: Interpreter, node: Any, x: Tensor) -> Any:
+    return bool(x.path)
 
 
 @prim("aten::is_floating_point")
@@ -529,6 +546,15 @@ def _compare_lists(run: Interpreter, kind: str, lists: list[Any]) -> Any:
 
 for _kind in _PYTHON:
     TABLE[_kind] = _python(_kind)
+
+
+@prim("aten::any", "aten::all")
+def any_of(run: Interpreter, node: Any, items: Any, *more: Any) -> Any:
+    if not isinstance(items, ListBox):
+        return NotImplemented
+    if _open(items.items):
+        raise Unspellable("values that depend on data are not supported here")
+    return any(items.items) if node.kind() == "aten::any" else all(items.items)
 
 
 @prim("prim::min", "prim::max")

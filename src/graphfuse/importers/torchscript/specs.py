@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.importers.torchscript.values import (
     TORCH_DTYPES,
     Dim,
@@ -16,8 +16,10 @@ from graphfuse.importers.torchscript.values import (
     Module,
     Nothing,
     Number,
+    OpenList,
     Tensor,
     Unspellable,
+    joined_shape,
 )
 
 if TYPE_CHECKING:
@@ -107,10 +109,11 @@ class Sequences(Spec):
     """A list of tensors of unknown length."""
 
     dtype: ir.DataType
+    shape: tuple[Dim, ...] | None
 
     def values(self, b: Builder, value: Any) -> list[ir.Value]:
         if isinstance(value, ListBox) and value.sequence is not None:
-            return [value.sequence]
+            return [value.sequence.value]
         items = value.items
         made: ir.Value
         if items:
@@ -123,7 +126,7 @@ class Sequences(Spec):
     def made(self, b: Builder, results: Iterator[ir.Value]) -> Any:
         value = next(results)
         value.type = ir.SequenceType(ir.TensorType(self.dtype))
-        return ListBox(None, b.touch, value)
+        return ListBox(None, b.touch, OpenList(value, self.dtype, self.shape))
 
 
 def spec_of(value: Any) -> Any:
@@ -136,7 +139,7 @@ def spec_of(value: Any) -> Any:
         except Unspellable:
             return Tensors(value.dtype, None)
     if isinstance(value, ListBox) and value.sequence is not None:
-        return Sequences(_element(value.sequence))
+        return Sequences(value.sequence.dtype, value.sequence.shape)
     if isinstance(value, tuple):
         return Listed(tuple(spec_of(item) for item in value), False)
     return Fixed(value)
@@ -151,14 +154,32 @@ def join(spec: Spec, value: Any) -> Spec:
     if isinstance(spec, Tensors):
         return _join_tensors(spec, value)
     if isinstance(spec, Sequences):
-        return spec
+        return _join_sequences(spec, value)
     assert isinstance(spec, Listed)
     if isinstance(value, ListBox) and value.sequence is not None:
-        return Sequences(_element(value.sequence))
+        return _join_sequences(_sequence_of([*_tensors(spec)], value.sequence), value)
     items = value.items if isinstance(value, ListBox) else value
     if isinstance(items, tuple | list) and len(items) == len(spec.parts):
         return Listed(tuple(join(s, item) for s, item in zip(spec.parts, items, strict=True)), spec.is_list)
-    return _sequence(spec, items)
+    return _sequence(_tensors(spec), items)
+
+
+def _tensors(spec: Listed) -> list[Tensors]:
+    return [part for part in spec.parts if isinstance(part, Tensors)]
+
+
+def _join_sequences(spec: Sequences, value: Any) -> Spec:
+    other = value.sequence or _sequence([], value.items)
+    if other.dtype != spec.dtype:
+        raise Unspellable("a list holds tensors of one type on one path and of another on the other")
+    return Sequences(spec.dtype, joined_shape(spec.shape, other.shape))
+
+
+def _sequence_of(parts: list[Tensors], other: OpenList) -> Sequences:
+    shape = other.shape
+    for part in parts:
+        shape = joined_shape(shape, part.shape)
+    return Sequences(other.dtype, shape)
 
 
 def _join_fixed(spec: Fixed, value: Any) -> Spec:
@@ -174,12 +195,12 @@ def _join_fixed(spec: Fixed, value: Any) -> Spec:
             raise Unspellable("a number is of one type on one path and of another on the other")
         return number
     if isinstance(known, ListBox) and isinstance(value, ListBox):
+        parts = [spec_of(item) for item in known.items]
         if value.sequence is not None:
-            return Sequences(_element(value.sequence))
+            return _sequence_of(parts, value.sequence)
         if len(known.items) == len(value.items):
-            parts = zip((spec_of(item) for item in known.items), value.items, strict=True)
-            return Listed(tuple(join(s, item) for s, item in parts), True)
-        return _sequence(Listed(tuple(spec_of(item) for item in known.items), True), value.items)
+            return Listed(tuple(join(s, item) for s, item in zip(parts, value.items, strict=True)), True)
+        return _sequence(parts, value.items)
     raise Unspellable("a value is known on one path and of another kind on the other, such as None and a tensor")
 
 
@@ -196,16 +217,16 @@ def _join_tensors(spec: Tensors, value: Any) -> Spec:
     )
 
 
-def _sequence(spec: Listed, items: Any) -> Spec:
-    dtypes = [item.dtype for item in items if isinstance(item, Tensor) and not isinstance(item, Number)]
-    if len(dtypes) != len(items) or len(set(dtypes)) != 1:
+def _sequence(parts: list[Any], items: Any) -> Sequences:
+    """What a list of tensors is whose length differs: `parts` before, `items` now."""
+    tensors = [item for item in items if isinstance(item, Tensor) and not isinstance(item, Number)]
+    specs = [*(part for part in parts if isinstance(part, Tensors)), *(spec_of(item) for item in tensors)]
+    if len(tensors) != len(items) or len({spec.dtype for spec in specs}) != 1:
         raise Unspellable("how long a list of other than tensors is depends on data, which is not supported")
-    return Sequences(dtypes[0])
-
-
-def _element(sequence: ir.Value) -> ir.DataType:
-    assert isinstance(sequence.type, ir.SequenceType)
-    return sequence.type.dtype
+    shape = specs[0].shape
+    for spec in specs[1:]:
+        shape = joined_shape(shape, spec.shape)
+    return Sequences(specs[0].dtype, shape)
 
 
 def _as_number(value: Any) -> Tensors:

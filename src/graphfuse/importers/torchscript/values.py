@@ -204,13 +204,35 @@ class Number(Tensor):
         return self.plain.dim
 
 
+@dataclass(frozen=True)
+class OpenList:
+    """An ONNX sequence of tensors; shape: of each of them, None where the rank differs."""
+
+    value: ir.Value
+    dtype: ir.DataType
+    shape: tuple[Dim, ...] | None
+
+    def appended(self, b: Any, item: Tensor) -> OpenList:
+        """The same with one tensor more behind it."""
+        longer = b.speller("SequenceInsert", self.value, item.value)
+        longer.type = self.value.type
+        return OpenList(longer, self.dtype, joined_shape(self.shape, item.shape))
+
+
+def joined_shape(one: tuple[Dim, ...] | None, two: tuple[Dim, ...] | None) -> tuple[Dim, ...] | None:
+    """What two shapes have in common; None where that is not even the rank."""
+    if one is None or two is None or len(one) != len(two):
+        return None
+    return tuple(a if a == b else None for a, b in zip(one, two, strict=True))
+
+
 class ListBox:
     """A list of the program, which is changed in place.
 
-    sequence: an ONNX sequence of tensors, where only the data says how long the list is.
+    sequence: its contents where only the data says how long it is.
     """
 
-    def __init__(self, items: list[Any] | None, touch: Touch, sequence: ir.Value | None = None) -> None:
+    def __init__(self, items: list[Any] | None, touch: Touch, sequence: OpenList | None = None) -> None:
         self.born, self._items, self.sequence, self._touch = next(_serial), items, sequence, touch
 
     @property
@@ -220,7 +242,7 @@ class ListBox:
             raise Unspellable("how long a list is depends on data, which is not supported here")
         return self._items
 
-    def change(self, items: list[Any] | None, sequence: ir.Value | None = None) -> None:
+    def change(self, items: list[Any] | None, sequence: OpenList | None = None) -> None:
         self._touch(self)
         self._items, self.sequence = items, sequence
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from graphfuse.importers.torchscript.builder import FOLDED_ELEMENTS, Builder
 from graphfuse.importers.torchscript.registry import op
 from graphfuse.importers.torchscript.values import Number, Tensor, Unspellable
@@ -122,7 +123,7 @@ def scalar_tensor(b: Builder, s: Any, dtype: Any = None) -> Tensor:
 
 
 @op("tensor", "as_tensor", folds=False)
-def tensor(b: Builder, data: Any, dtype: Any = None, t: Any = None, requires_grad: bool = False) -> Tensor:
+def tensor(b: Builder, data: Any = None, dtype: Any = None, t: Any = None, requires_grad: bool = False) -> Tensor:
     values = data if data is not None else t
     if isinstance(values, list):
         flat = _flat(values)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import onnx_ir as ir
 import torch
+
 from graphfuse.importers.torchscript.builder import Builder
 from graphfuse.importers.torchscript.registry import op, view
 from graphfuse.importers.torchscript.values import Number, Tensor, Unspellable
@@ -210,7 +212,11 @@ def repeat_interleave(
 @op("cat", "concat", "concatenate")
 def cat(b: Builder, tensors: Any, dim: int = 0) -> Tensor:
     if not isinstance(tensors, list):
-        return b("ConcatFromSequence", tensors.sequence, axis=dim)
+        shape = tensors.sequence.shape
+        joined: Tensor = b("ConcatFromSequence", tensors.sequence.value, axis=dim)
+        if shape is not None:
+            joined.value.shape = ir.Shape([None if k == dim % len(shape) else d for k, d in enumerate(shape)])
+        return joined
     parts = [x for x in tensors if not (x.shape == (0,) and any(y.rank != 1 for y in tensors))]
     parts = list(b.operands(*parts))
     return parts[0] if len(parts) == 1 else b("Concat", *parts, axis=parts[0].axis(dim))
@@ -219,7 +225,12 @@ def cat(b: Builder, tensors: Any, dim: int = 0) -> Tensor:
 @op("stack")
 def stack(b: Builder, tensors: Any, dim: int = 0) -> Tensor:
     if not isinstance(tensors, list):
-        return b("ConcatFromSequence", tensors.sequence, axis=dim, new_axis=1)
+        shape = tensors.sequence.shape
+        joined: Tensor = b("ConcatFromSequence", tensors.sequence.value, axis=dim, new_axis=1)
+        if shape is not None:
+            axis = dim % (len(shape) + 1)
+            joined.value.shape = ir.Shape([*shape[:axis], None, *shape[axis:]])
+        return joined
     axis = dim % (tensors[0].rank + 1)
     parts = [b("Unsqueeze", x, [axis]) for x in b.operands(*tensors)]
     return parts[0] if len(parts) == 1 else b("Concat", *parts, axis=axis)
