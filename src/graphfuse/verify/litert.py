@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,10 @@ from graphfuse.errors import InputError, one_line
 from graphfuse.importers.source import Converted
 
 Array = np.ndarray[Any, Any]
+
+# LiteRT 2.3's reference kernels: of the window of a local response normalisation they take other elements than its
+# optimised kernels and TensorFlow, and of bytes every sum is the same number.
+_WRONG_IN_REFERENCE = frozenset({"LOCAL_RESPONSE_NORMALIZATION", "SUM"})
 
 
 def runner(source: Converted) -> LiteRT | None:
@@ -26,28 +30,41 @@ def runner(source: Converted) -> LiteRT | None:
 class LiteRT:
     """A TFLite file in LiteRT. Raises InputError where LiteRT refuses it.
 
-    reference: its reference kernels; otherwise its own choice, which is XNNPACK for what that has.
+    kernels: "reference", those that say what TFLite means; "optimised", its own for the processor; "delegates",
+    its choice, which is XNNPACK for what that has.
     """
 
-    def __init__(self, source: Converted, reference: bool = True, threads: int = 1) -> None:
+    def __init__(self, source: Converted, kernels: str = "reference", threads: int = 1) -> None:
         self.name, self.version = "LiteRT", importlib.metadata.version("ai-edge-litert")
         spelled = source.converted
         states = {name for state in spelled.states for name in (state.input, state.output)}
         self._inputs = [value.name for value in spelled.model.graph.inputs if value.name not in states]
         self.outputs = [value.name or "" for value in spelled.model.graph.outputs if value.name not in states]
-        self._path, self._reference, self._threads = str(source.path), reference, threads
+        self._path, self._threads = str(source.path), threads
+        wrong = _WRONG_IN_REFERENCE.intersection(spelled.operators.values())
+        self._kernels = "optimised" if wrong and kernels == "reference" else kernels
         self.restart()
 
     def restart(self) -> None:
         """Put the variables back to what they start from."""
-        from ai_edge_litert.interpreter import Interpreter, OpResolverType
+        from ai_edge_litert.interpreter import OpResolverType
 
-        kind = OpResolverType.BUILTIN_REF if self._reference else OpResolverType.AUTO
-        try:
-            self._interpreter = Interpreter(self._path, num_threads=self._threads, experimental_op_resolver_type=kind)
-            self._interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise InputError("LiteRT does not load this model", why=one_line(str(error), 200)) from error
+        plain = OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+        kinds = {"reference": [OpResolverType.BUILTIN_REF, plain], "optimised": [plain]}
+        self._interpreter = self._loaded(kinds.get(self._kernels, [OpResolverType.AUTO]))
+
+    def _loaded(self, kinds: Sequence[Any]) -> Any:
+        """The model with the first set of kernels that has all that it needs: the reference kernels lack a few."""
+        from ai_edge_litert.interpreter import Interpreter
+
+        for kind in kinds:
+            try:
+                interpreter = Interpreter(self._path, num_threads=self._threads, experimental_op_resolver_type=kind)
+                interpreter.allocate_tensors()
+                return interpreter
+            except (ValueError, RuntimeError) as error:
+                refusal = InputError("LiteRT does not load this model", why=one_line(str(error), 200))
+        raise refusal
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """All outputs by name. Raises InputError when LiteRT refuses the inputs."""
@@ -66,7 +83,7 @@ class LiteRT:
         if resized:
             self._interpreter.allocate_tensors()
         for name, detail in zip(self._inputs, self._interpreter.get_input_details(), strict=True):
-            self._interpreter.set_tensor(detail["index"], np.ascontiguousarray(inputs[name or ""]))
+            self._interpreter.set_tensor(detail["index"], np.asarray(inputs[name or ""], order="C"))
         self._interpreter.invoke()
         results = [self._interpreter.get_tensor(d["index"]) for d in self._interpreter.get_output_details()]
         return dict(zip(self.outputs, results, strict=True))

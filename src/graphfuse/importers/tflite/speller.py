@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_shape_inference import ShapeInferenceContext, registry  # type: ignore[import-untyped]
+from onnx_shape_inference import ShapeInferenceContext, ShapeInferenceError, registry  # type: ignore[import-untyped]
 
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.importers.spelling import Dim, Speller
@@ -15,6 +15,12 @@ from graphfuse.importers.tflite.registry import NotSpelled
 from graphfuse.ops.shapes import register
 
 Array = np.ndarray[Any, Any]
+
+# The library's rules leave the shape open where these cannot broadcast.
+_BROADCASTS = frozenset(
+    {"Add", "And", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mul", "Or",
+     "Pow", "Sub", "Where", "Xor"}
+)  # fmt: skip
 
 
 class ShapedSpeller(Speller):
@@ -31,6 +37,11 @@ class ShapedSpeller(Speller):
         rule = registry.get(domain, op_type, version=OPSET)
         if rule is not None:
             rule(self._context, node)
+        if op_type in _BROADCASTS and node.outputs[0].shape is None:
+            shapes = [None if x is None or x.shape is None else list(x.shape) for x in inputs]
+            if None not in shapes:
+                message = f"{shapes} do not broadcast"
+                raise ShapeInferenceError(node_name=node.name, op_type=op_type, domain=domain, message=message)
         return made
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim | None] | None) -> ir.Value:

@@ -78,8 +78,9 @@ def _of_bytes(call: Call, f: Callable[[Array], Array]) -> ir.Value:
     assert x.dtype is not None
     stored = np.arange(*_ends(x.dtype))
     with np.errstate(all="ignore"):
-        y = np.asarray(f((stored - q.zero[0]).astype(np.float32) * q.scale[0]), np.float64)
-    steps = np.nan_to_num(y * np.float64(np.float32(1) / result.scale[0]), posinf=1e9, neginf=-1e9)
+        y = np.asarray(f((stored - q.zero[0]).astype(np.float32) * q.scale[0]), np.float32)
+        scaled = (y * (np.float32(1) / result.scale[0])).astype(np.float64)
+    steps = np.nan_to_num(scaled, posinf=1e9, neginf=-1e9)
     rounded = np.floor(np.abs(steps) + 0.5) * np.sign(steps) + result.zero[0]
     return looked_up(call, x, np.clip(rounded, *limits(call.out_dtype())).astype(call.out_dtype().numpy()))
 

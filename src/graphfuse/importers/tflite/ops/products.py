@@ -40,7 +40,8 @@ def fully_connected(call: Call) -> ir.Value:
         real = np.asarray(np.float64(one.scale[0] * weights.scale[0]) / np.float64(result.scale[0]))
     else:
         real = one.scale.astype(np.float64) * weights.scale.astype(np.float64) / result.scale.astype(np.float64)
-    return requantized(s, y, real, result, call.out_dtype(), activation, wide=y.dtype == INT64)
+    # Unlike convolutions, also of words with the whole multiplier.
+    return requantized(s, y, real, result, call.out_dtype(), activation)
 
 
 def _of_floats(call: Call, x: ir.Value, bias: ir.Value | None, activation: int) -> ir.Value:

@@ -1,0 +1,44 @@
+"""Every operator against LiteRT's reference kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("ai_edge_litert")
+
+from graphfuse.importers.tflite.registry import spellings
+
+from . import cases, more_cases
+from .cases import CASES, Case
+from .running import ours, read, theirs
+
+assert more_cases
+# Operators that tests of their own have.
+ELSEWHERE = {"ASSIGN_VARIABLE", "CALL", "CALL_ONCE", "DENSIFY", "IF", "READ_VARIABLE", "STABLEHLO_COMPOSITE",
+             "VAR_HANDLE", "WHILE"}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_operator(case: Case, tmp_path: Path) -> None:
+    model, inputs = case.model()
+    source = read(model, tmp_path)
+    expected, actual = theirs(source, inputs, case.reference), ours(source, inputs)
+    for y, wanted, got in zip(case.results, expected, actual, strict=True):
+        assert got.dtype == wanted.dtype
+        assert got.shape == wanted.shape
+        if y.q is not None:
+            off = np.abs(got.astype(np.int64) - wanted.astype(np.int64))
+            assert off.max(initial=0) <= case.steps, f"{np.count_nonzero(off)} of {off.size} differ"
+        elif got.dtype.kind == "f":
+            np.testing.assert_allclose(got, wanted, rtol=case.tolerance * 10, atol=case.tolerance)
+        else:
+            np.testing.assert_array_equal(got, wanted)
+
+
+def test_every_operator_has_a_case() -> None:
+    assert set(spellings()) == {case.kind for case in CASES} | ELSEWHERE
+    assert len(spellings()) >= 90
+    assert cases.SAME == 0
