@@ -147,7 +147,7 @@ def test_compile_writes_an_artifact_and_tells_what_came_out(
     done = cli("compile", built / "mlp.onnx", "--no-cache")
     assert done.code == 0
     assert files(empty) == ["mlp.gf", *(f"mlp.gf/{path.name}" for path in sorted((built / "mlp.gf").iterdir()))]
-    assert "mlp.onnx → mlp.gf" in done.out
+    assert "mlp.onnx (ONNX) → mlp.gf" in done.out
     assert "5 nodes → 3 kernel calls" in done.out
     assert "verified" in done.out
     assert done.err.split() == list(_STAGES), "progress goes to stderr, a line for each stage without a terminal"
@@ -746,7 +746,7 @@ def test_a_terminal_gets_one_moving_line_then_the_summary(empty: Path, built: Pa
     plain = _in_terminal([*ENTRY, "compile", str(built / "mlp.onnx"), "--no-cache"], width)
     assert "\x1b[32m" in plain, "colours"
     assert "import" in plain
-    assert "mlp.onnx → mlp.gf" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", plain)
+    assert "mlp.onnx (ONNX) → mlp.gf" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", plain)
 
 
 def test_colours_can_be_switched_off(built: Path) -> None:

@@ -451,4 +451,5 @@ def _manifest(job: Job, module: Module) -> Manifest:
         measured=tuple(module.measured),
         results={name: names for name, names in lists.items() if name not in {state.output for state in job.states}},
         states=states,
+        source=job.source.format,
     )

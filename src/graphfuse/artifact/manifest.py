@@ -47,7 +47,8 @@ class Manifest:
     weights.bin, 0 when the weights are in the library; files: SHA-256 of every other file, by name; results: what the
     user's model returns where some of it are lists of tensors: name -> the names of its tensors, None for a tensor;
     states: what the model keeps from one call to the next, of sizes that are known. model_run takes them behind the
-    inputs, and writes their next values behind the outputs; states.bin holds what they start from, one after the other.
+    inputs, and writes their next values behind the outputs; states.bin holds what they start from, one after the other;
+    source: what kind of model it was made from, such as "TFLite".
     Raises ValueError when the parts contradict each other.
     """
 
@@ -63,6 +64,7 @@ class Manifest:
     measured: tuple[str, ...] = ()
     results: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     states: tuple[Tensor, ...] = ()
+    source: str = ""
 
     def __post_init__(self) -> None:
         for kind, tensors in (("input", self.inputs), ("output", self.outputs), ("state", self.states)):
@@ -104,6 +106,7 @@ class Manifest:
             "format_version": FORMAT_VERSION,
             "producer": self.producer,
             "compiler": self.compiler,
+            "source": self.source,
             "target": {
                 "arch": target.arch,
                 "os": target.os,
@@ -173,6 +176,7 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         measured=_texts(fields, "measured"),
         results=_results(_typed(fields, "results", dict)),
         states=_tensors(fields, "states"),
+        source=_typed(fields, "source", str),
     )
 
 

@@ -37,6 +37,8 @@ graphfuse compile model.onnx -o build/model.gf --cpu haswell --threads 4
 
 graphfuse compile model.onnx --dim batch=8 --dim height=480
 
+graphfuse compile model.tflite
+
 graphfuse compile model.onnx --tune 60
 
 graphfuse compile model.pt --shape x=1x512 --value sr=16000
@@ -46,7 +48,7 @@ graphfuse compile model.onnx --dump fuse --stop-after fuse
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="The model file.", show_default=False)],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model file, of any format.", show_default=False)],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The artifact folder; MODEL.gf here when left out.")
     ] = None,
@@ -58,7 +60,7 @@ def command(
         str, typer.Option(help='"strict": only rewrites that are exact or change the order of sums.')
     ] = "default",
     verify: Annotated[
-        bool, typer.Option("--verify/--no-verify", metavar="", help="Compare the library with onnxruntime.")
+        bool, typer.Option("--verify/--no-verify", metavar="", help="Compare the library with the model itself.")
     ] = True,
     dims: Dims = [],  # noqa: B006
     inputs: Inputs = [],  # noqa: B006
@@ -98,7 +100,7 @@ def command(
     stop_after: Annotated[str | None, typer.Option(metavar="STAGE", help="The last stage to run.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compile a model into a fused native library, verified against onnxruntime."""
+    """Compile a model into a fused native library, verified against its own framework."""
     if dump and as_json:
         raise InputError("--dump and --json both want stdout", remedy="give one of them")
     from graphfuse.options import CompileOptions

@@ -24,6 +24,7 @@ def to_dict(model: Path, place: Path, bundle: Bundle, seconds: float) -> dict[st
     memory = memory_of(ledger)
     return {
         "model": str(model),
+        "format": bundle.manifest.source,
         "artifact": str(place),
         "cached": True,
         "target": bundle.manifest.target.key(),
@@ -41,7 +42,8 @@ def render(model: Path, place: Path, bundle: Bundle, seconds: float) -> Renderab
     """The same in a few lines."""
     ledger, certificate = _ledger(bundle), _certificate(bundle)
     account, memory = account_of(ledger), memory_of(ledger)
-    title = Text(one_line(model.name), "bold").append(" → ", "dim").append(one_line(str(place)))
+    title = Text.assemble((one_line(model.name), "bold"), f" ({bundle.manifest.source})")
+    title.append(" → ", "dim").append(one_line(str(place)))
     table = Table.grid(padding=(0, 2, 0, 0))
     calls = f"{plural(len(ledger.names), 'node')} → {plural(len(account.kernels), 'kernel call')}"
     table.add_row("  graph", Text(calls, "bold"))

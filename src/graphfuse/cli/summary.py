@@ -28,6 +28,7 @@ def to_dict(job: Job) -> dict[str, Any]:
     memory = memory_of(job.ledger)
     return {
         "model": job.where,
+        "format": job.source.format,
         "artifact": str(job.output) if "bundle" in job.results else None,
         "target": job.target.key(),
         "compiler": bundle.manifest.compiler if bundle else None,
@@ -44,7 +45,7 @@ def render(job: Job) -> RenderableType:
     """The same in a few lines."""
     figures = to_dict(job)
     account = figures["account"]
-    title = Text(one_line(job.source.name), "bold")
+    title = Text.assemble((one_line(job.source.name), "bold"), f" ({job.source.format})")
     if figures["artifact"]:
         title.append(" → ", "dim").append(one_line(figures["artifact"]))
     table = Table.grid(padding=(0, 2, 0, 0))

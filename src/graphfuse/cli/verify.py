@@ -47,7 +47,7 @@ graphfuse verify model.gf --against model.onnx --dim batch=5 --rtol 1e-5
 
 def command(
     artifact: Annotated[Path, typer.Argument(metavar="MODEL.gf", help="The artifact folder.", show_default=False)],
-    against: Annotated[Path, typer.Option(metavar="MODEL.onnx", help="The model file it was made from.")],
+    against: Annotated[Path, typer.Option(metavar="MODEL", help="The model file it was made from.")],
     inputs: Inputs = [],  # noqa: B006 - typer copies it
     dims: Dims = [],  # noqa: B006
     values: Values = [],  # noqa: B006
@@ -60,16 +60,16 @@ def command(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare an artifact with its model in onnxruntime: exit code 0 when they agree, 1 when they differ."""
+    """Compare an artifact with its model in its own framework: exit code 0 when they agree, 1 when they differ."""
     given, sizes = load_inputs(inputs), parse_dims(dims)
     from graphfuse.compiler import load
     from graphfuse.importers.open import open_model
     from graphfuse.verify import verify
 
     options = CompileOptions(rtol=rtol, atol=atol, threads=threads)
+    source = open_model(against, allow_pickle, parse_hints([], values))
     with load(artifact, threads=threads) as session:
         given = session.typed(given)
-        source = open_model(against, allow_pickle, parse_hints([], values))
         if source.takes_hints:
             source.hints = _compiled_for(session, source.hints)
         if {tensor.name for tensor in session.manifest.inputs} == given.keys():
