@@ -153,6 +153,55 @@ def _chosen(run: Interpreter, items: ListBox, key: Number) -> Any:
     raise Unspellable("an item of this list by a position that depends on data is not supported")
 
 
+@prim("aten::slice")
+def slice_of(run: Interpreter, node: Any, items: Any, *cut: Any) -> Any:
+    if isinstance(items, Tensor):
+        return NotImplemented
+    if _open(cut):
+        raise Unspellable("a part of a list that depends on data is not supported")
+    part = (items.items if isinstance(items, ListBox) else items)[slice(*cut)]
+    return ListBox(part, run.b.touch) if isinstance(items, ListBox) else part
+
+
+@prim("aten::index")
+def index_of(run: Interpreter, node: Any, items: Any, *wanted: Any) -> Any:
+    if isinstance(items, Tensor):
+        return NotImplemented
+    return _known_list(items).index(wanted[0])
+
+
+@prim("aten::count")
+def count_of(run: Interpreter, node: Any, items: Any, wanted: Any) -> Any:
+    return _known_list(items).count(wanted)
+
+
+@prim("aten::sort", "aten::sorted")
+def sort_list(run: Interpreter, node: Any, items: Any, *more: Any) -> Any:
+    if isinstance(items, Tensor):
+        return NotImplemented
+    ordered = sorted(_known_list(items), reverse=bool(more and more[0]))
+    if node.kind() == "aten::sorted":
+        return ListBox(ordered, run.b.touch)
+    items.change(ordered)
+    return ()
+
+
+def _known_list(items: Any) -> list[Any]:
+    if not isinstance(items, ListBox) or _open(items.items):
+        raise Unspellable("values that depend on data are not supported here")
+    return items.items
+
+
+@prim("aten::get")
+def get(run: Interpreter, node: Any, items: dict[Any, Any], key: Any, default: Any = None) -> Any:
+    return items.get(key, default)
+
+
+@prim("aten::join")
+def join(run: Interpreter, node: Any, text: str, parts: ListBox) -> Any:
+    return text.join(parts.items)[:_LONGEST]
+
+
 @prim("aten::append")
 def append(run: Interpreter, node: Any, items: Any, item: Any) -> Any:
     if _is_open_list(items):
@@ -279,7 +328,36 @@ def nothing(run: Interpreter, node: Any, *given: Any) -> Any:
 
 @prim("prim::isinstance")
 def is_instance(run: Interpreter, node: Any, value: Any) -> Any:
-    raise Unspellable("isinstance is not supported")
+    return any(_has_type(value, kind) for kind in node.tys("types"))
+
+
+def _has_type(value: Any, kind: Any) -> bool:
+    name = kind.kind()
+    if name == "ListType":
+        return isinstance(value, ListBox) and (
+            value.sequence is not None or all(_has_type(v, kind.getElementType()) for v in value.items)
+        )
+    if name == "TupleType":
+        parts = kind.elements()
+        if not isinstance(value, tuple) or len(value) != len(parts):
+            return False
+        return all(_has_type(v, p) for v, p in zip(value, parts, strict=True))
+    if name == "OptionalType":
+        return value is None or _has_type(value, kind.getElementType())
+    if name in ("IntType", "FloatType", "BoolType") and isinstance(value, Number):
+        return bool(value.dtype == _NUMBERS[name])
+    if name not in _PYTHON_TYPES:
+        raise Unspellable(f"whether a value is of type {name} is not supported")
+    if name == "TensorType":
+        return isinstance(value, Tensor) and not isinstance(value, Number)
+    return type(value) is _PYTHON_TYPES[name]
+
+
+_NUMBERS = {"IntType": ir.DataType.INT64, "FloatType": ir.DataType.DOUBLE, "BoolType": ir.DataType.BOOL}
+_PYTHON_TYPES = {
+    "IntType": int, "FloatType": float, "BoolType": bool, "StringType": str, "NoneType": type(None), "DictType": dict,
+    "TensorType": Tensor,
+}  # fmt: skip
 
 
 @prim("aten::__is__")
