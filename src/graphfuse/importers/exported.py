@@ -265,11 +265,13 @@ def _set_ports(model: ir.Model, program: Any, decomposed: Any) -> list[StateVari
 
 def _owned(graph: ir.Graph, outputs: Iterable[ir.Value], names: Iterable[str]) -> list[ir.Value]:
     """The outputs under these names, each a value of its own that a node makes; copies where need be."""
+    inner = {value.name: value for node in graph for value in node.outputs}
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
-    taken |= {value.name for node in graph for value in node.outputs}
     owned: list[ir.Value] = []
     for value, wanted in zip(outputs, names, strict=True):
-        name = next(n for n in _numbered(wanted) if n not in taken or n == value.name)
+        name = next(n for n in _numbered(wanted) if n not in taken)
+        if inner.get(name, value) is not value:
+            inner[name].name = next(n for n in _numbered(f"{name}:value") if n not in inner)
         if value.producer() is None or value in owned:
             copy = ir.node("Identity", [value], name=f"{name}:Identity")
             graph.append(copy)

@@ -1,4 +1,4 @@
-"""PyTorch's doors: `fuse` a module, a backend for `torch.compile`, and `explain`. Importing this imports torch."""
+"""PyTorch's doors: `fuse` a module, `explain` what torch.compile makes of it, and its backend (backend.py)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from graphfuse.importers.exported import require_torch
 require_torch("graphfuse.torch")
 
 
-from graphfuse.torch.backend import backend  # noqa: E402
-from graphfuse.torch.explain import Explanation, explain  # noqa: E402
+from graphfuse.torch.breaks import Explanation, explain  # noqa: E402
 from graphfuse.torch.module import FusedModule, fuse  # noqa: E402
 
-__all__ = ["Explanation", "FusedModule", "backend", "explain", "fuse"]
+__all__ = ["Explanation", "FusedModule", "explain", "fuse"]

@@ -168,7 +168,7 @@ class CompiledPiece:
             return True
         self.changes += 1
         if self.changes > _MOST_CHANGES:
-            what = f"the code of a graph had to change with its weights more than {_MOST_CHANGES} times, so torch runs it"
+            what = f"the code of a graph changed with its weights more than {_MOST_CHANGES} times, so torch runs it"
             _say(f"{what}; call torch.compile anew once they are trained")
             return False
         self._build(args)

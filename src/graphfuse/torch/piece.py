@@ -20,6 +20,9 @@ from graphfuse.torch.kept import digest_of
 # What an argument of the graph is.
 WEIGHT, TENSOR, SIZE, NUMBER = "weight", "tensor", "size", "number"
 
+_DRAWS = "it draws random numbers, which torch's own generator goes on with; call .eval() for inference"
+_TRAINS = "it takes its statistics from the batch, in training mode; call .eval() for inference"
+
 
 @dataclass(frozen=True)
 class Argument:
@@ -81,8 +84,10 @@ class Piece:
         for node in program.graph.nodes:
             if _draws(node):
                 name = find_operators(program).names.get((id(program.graph), node.name), node.name)
-                reason = "it draws random numbers, which torch's own generator goes on with; call .eval() for inference"
-                raise UnsupportedModelError([(str(node.target), name, reason)])
+                raise UnsupportedModelError([(str(node.target), name, _DRAWS)])
+            if str(node.target).startswith("aten.batch_norm") and node.args[5]:
+                name = find_operators(program).names.get((id(program.graph), node.name), node.name)
+                raise UnsupportedModelError([(str(node.target), name, _TRAINS)])
         names = [spec.arg.name for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
         shapes = {n.name: getattr(n.meta.get("val"), "shape", ()) for n in program.graph.nodes if n.op == "placeholder"}
         for name, k in zip(names, self.inputs, strict=True):
@@ -181,13 +186,8 @@ def _symbols(node: torch.fx.Node, value: Any) -> tuple[int | str, ...]:
 
 
 def _written(graph: torch.fx.GraphModule) -> set[str]:
-    """The arguments that the graph writes to: Dynamo's own run of it left a mark, batch norms that train leave none."""
-    found = {n.name for n in graph.graph.nodes if n.op == "placeholder" and _version(n.meta.get("example_value"))}
-    for node in graph.graph.nodes:
-        if node.target is nn.functional.batch_norm:
-            training = node.args[5] if len(node.args) > 5 else node.kwargs.get("training", False)
-            found |= {str(argument) for argument in node.args[1:3]} if training else set()
-    return found
+    """The arguments that the graph writes to: Dynamo's own run of it left a mark."""
+    return {n.name for n in graph.graph.nodes if n.op == "placeholder" and _version(n.meta.get("example_value"))}
 
 
 def _version(value: Any) -> int:

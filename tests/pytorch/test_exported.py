@@ -1,0 +1,160 @@
+"""Programs of torch.export, in memory and in files."""
+# ruff: noqa: E402
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'graphfuse[torch]'")
+
+from torch import nn
+
+from graphfuse.compiler import compile_model
+from graphfuse.errors import ModelFileError
+from graphfuse.importers.exported import Exported
+from graphfuse.importers.exported_archive import _is_size
+from graphfuse.importers.open import open_model
+from graphfuse.options import CompileOptions
+
+
+class Pair(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+        self.register_buffer("sum", torch.zeros(3))
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> dict[str, torch.Tensor]:
+        y = self.fc(a) + self.fc(b)
+        self.sum.add_(y.sum(0))
+        return {"y": y, "total": self.sum + 0}
+
+
+@pytest.fixture(scope="module")
+def program() -> Any:
+    batch = torch.export.Dim("batch", min=2, max=64)
+    args = (torch.randn(3, 4), torch.randn(3, 4))
+    return torch.export.export(Pair().eval(), args, dynamic_shapes=({0: batch}, {0: batch}))
+
+
+def test_weights_are_not_copied(program: Any) -> None:
+    model = Exported(program).converted.model
+    array = model.graph.initializers["fc.weight"].const_value.numpy()
+    assert np.shares_memory(array, program.state_dict["fc.weight"].detach().numpy())
+
+
+def test_sizes_states_and_names(program: Any, tmp_path: Path) -> None:
+    compiled = compile_model(Exported(program), tmp_path / "m.gf", CompileOptions())
+    session = compiled.session()
+    assert compiled.certificate is not None
+    assert compiled.certificate.passed
+    assert "torch" in compiled.certificate.versions
+    assert [(t.name, t.shape) for t in session.manifest.inputs] == [("a", ("batch", 4)), ("b", ("batch", 4))]
+    assert [t.name for t in session.manifest.outputs] == ["y", "total"]
+    assert ("batch", "exported for sizes from 2 to 64") in {(n.subject, n.text) for n in compiled.ledger.notes}
+    assert set(compiled.ledger.names) >= {"fc/linear", "fc/linear_2", "add", "add_"}
+    a, b = np.ones((5, 4), np.float32), np.ones((5, 4), np.float32)
+    first, second = session(a, b), session(a, b)
+    np.testing.assert_allclose(second[1], 2 * first[1], rtol=1e-5)
+    np.testing.assert_allclose(first[1], first[0].sum(0), rtol=1e-5)
+
+
+def test_a_file_is_known_by_its_contents(program: Any, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    torch.export.save(program, tmp_path / "p.pt2")
+    (tmp_path / "p.pt2").rename(file)
+    source = open_model(file)
+    assert source.format == "torch.export"
+    certificate = compile_model(source, tmp_path / "m.gf", CompileOptions()).certificate
+    assert certificate is not None
+    assert certificate.passed
+
+
+def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, change(name, old.read(name)))
+    return target
+
+
+class Harm:
+    """Pickled, a call that makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_files_execute_nothing(program: Any, tmp_path: Path) -> None:
+    good = tmp_path / "good.pt2"
+    torch.export.save(program, good)
+    mark = tmp_path / "harm"
+    buffer = io.BytesIO()
+    torch.save({"x": Harm(mark)}, buffer)
+    call = f"__import__('pathlib').Path({str(mark)!r}).touch()"
+
+    def sample(name: str, data: bytes) -> bytes:
+        return buffer.getvalue() if name.endswith("sample_inputs/model.pt") else data
+
+    def weight(name: str, data: bytes) -> bytes:
+        if name.endswith("weights/weight_0"):
+            return pickle.dumps(Harm(mark))
+        return data.replace(b'"use_pickle": false', b'"use_pickle": true') if name.endswith("_config.json") else data
+
+    def size(name: str, data: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return data
+
+        def changed(value: Any) -> Any:
+            if isinstance(value, list):
+                return [changed(item) for item in value]
+            if isinstance(value, dict):
+                return {key: call if key == "expr_str" else changed(item) for key, item in value.items()}
+            return value
+
+        return json.dumps(changed(json.loads(data))).encode()
+
+    def target(name: str, data: bytes) -> bytes:
+        return data.replace(b"torch.ops.aten.linear.default", b"torch.os.system")
+
+    for k, change in enumerate((sample, weight, size, target)):
+        bad = rewritten(good, tmp_path / f"bad{k}.pt2", change)
+        with pytest.raises(ModelFileError, match=r"could execute code.*--allow-pickle"):
+            _ = open_model(bad).program  # type: ignore[attr-defined]
+        assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "text, harmless",
+    [
+        ("s77", True),
+        ("2*s0 + 1", True),
+        ("Max(1, FloorDiv(s0, 2))", True),
+        ("Symbol('s77', positive=True, integer=True)", True),
+        ("eval(s0)", False),
+        ("().__class__", False),
+        ("Symbol('print(1)')", False),
+        ("[x for x in (1,)]", False),
+        ("s0 :=", False),
+    ],
+)
+def test_sizes_are_arithmetic(text: str, harmless: bool) -> None:
+    assert _is_size(text) is harmless
+
+
+def test_damaged_files_are_told(program: Any, tmp_path: Path) -> None:
+    good = tmp_path / "good.pt2"
+    torch.export.save(program, good)
+    broken = rewritten(good, tmp_path / "broken.pt2", lambda n, d: d[:100] if n.endswith("models/model.json") else d)
+    with pytest.raises(ModelFileError, match=r"damaged archive.*export the model again"):
+        _ = open_model(broken).program  # type: ignore[attr-defined]
