@@ -14,6 +14,7 @@ import numpy as np
 
 from graphfuse.errors import InputError, ModelFileError
 from graphfuse.importers import formats
+from graphfuse.importers.formats import foreign
 from graphfuse.importers.source import Format, Head, Source
 from graphfuse.options import Hints
 
@@ -40,7 +41,7 @@ def open_model(
     as shapes; arrays: examples of inputs, whose shapes count where `hints` says nothing. Raises ModelFileError, and
     InputError for hints where the format says all that itself.
     """
-    head = _head(path)
+    head = head_of(path)
     source = next(f for f in all_formats() if f.holds(head)).open(path, allow_pickle)
     hints = hints or Hints()
     if hints and not source.takes_hints:
@@ -51,12 +52,14 @@ def open_model(
     return source
 
 
-def _head(path: Path) -> Head:
+def head_of(path: Path) -> Head:
+    """What tells a file's format. Raises ModelFileError where there is none to be read."""
     where = str(path)
     if not path.exists():
         raise ModelFileError("no such file", where=where, remedy="check the path")
     if not path.is_file():
-        raise ModelFileError("not a file", where=where, remedy="give the path of a model file")
+        what, remedy = foreign.what_folder(path) or ("not a file", "give the path of a model file")
+        raise ModelFileError(what, where=where, remedy=remedy)
     try:
         with path.open("rb") as file:
             start = file.read(_HEAD)
