@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.importers.torchscript.specs import Spec, join, spec_of
 from graphfuse.importers.torchscript.values import Box, ListBox, Number, Slot, Tensor, Unspellable, now
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
-
 import torch
+
 from graphfuse.errors import UnsupportedModelError
 from graphfuse.importers.torchscript import control, prims
 from graphfuse.importers.torchscript.builder import Builder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from graphfuse.importers.torchscript.builder import Builder
 from graphfuse.importers.torchscript.registry import op
 from graphfuse.importers.torchscript.values import Number, Tensor, Unspellable

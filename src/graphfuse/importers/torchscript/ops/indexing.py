@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from graphfuse.importers.torchscript.builder import Builder
 from graphfuse.importers.torchscript.registry import op, view
 from graphfuse.importers.torchscript.values import NeedsInteger, Number, Tensor, Unspellable

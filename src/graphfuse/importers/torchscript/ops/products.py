@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+
 from graphfuse.importers.torchscript.builder import Builder
 from graphfuse.importers.torchscript.registry import op
 from graphfuse.importers.torchscript.values import Tensor, Unspellable
