@@ -7,11 +7,13 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from onnx import helper
 
-from graphfuse.errors import GraphfuseError, InputError, ModelFileError
+from graphfuse.compiler import compile_model
+from graphfuse.errors import GraphfuseError, InputError, ModelFileError, UnsupportedModelError
 from graphfuse.importers.open import open_model
 from graphfuse.options import Hints
 from torchscript.harness import saved
@@ -65,6 +67,22 @@ def test_a_pickled_module_is_told(tmp_path: Path) -> None:
     torch.save(Net(), file)
     with pytest.raises(ModelFileError, match=r"a pickle of an object of .*Net.*--allow-pickle"):
         open_model(file)
+
+
+def test_a_trusted_module_is_compiled(tmp_path: Path) -> None:
+    file = tmp_path / "module.pt"
+    torch.save(Net(), file)
+    with pytest.raises(UnsupportedModelError, match=r"in training mode"):
+        open_model(file, allow_pickle=True, hints=Hints({"x": ("N", 3)})).read()
+    torch.save(Net().eval(), file)
+    with pytest.raises(InputError, match=r"arguments are like: x; say it, as in --shape x="):
+        open_model(file, allow_pickle=True).read()
+    compiled = compile_model(file, tmp_path / "m.gf", hints=Hints({"x": ("N", 3)}), allow_pickle=True)
+    assert compiled.certificate is not None
+    assert "torch" in compiled.certificate.verdict
+    x = torch.randn(5, 3)
+    theirs = torch.load(file, weights_only=False)(x).detach().numpy()
+    np.testing.assert_allclose(compiled.session()(x.numpy()), theirs, 1e-5, 1e-6)
 
 
 def test_any_object_that_is_no_module_is_refused(tmp_path: Path) -> None:

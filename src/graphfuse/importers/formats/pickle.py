@@ -68,14 +68,9 @@ def _module(path: Path, what: str) -> Source:
     if not isinstance(found, torch.nn.Module):
         kind = f"{type(found).__module__}.{type(found).__qualname__}"
         raise ModelFileError(f"the pickle holds an object of {kind}, which is no torch.nn.Module", where=str(path))
-    return _opened(found, path)
+    from graphfuse.importers.pickled import Pickled
 
-
-def _opened(module: Any, path: Path) -> Source:
-    raise ModelFileError(
-        "a pickled module cannot be compiled from its file alone, which does not hold what it is called with",
-        where=str(path), remedy="give the module and example inputs to graphfuse.fuse in Python",
-    )  # fmt: skip
+    return Pickled(found, path)
 
 
 # ---------------------------------------------------------------- what a pickle would build
