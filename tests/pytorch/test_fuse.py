@@ -262,3 +262,23 @@ def test_without_torch_it_is_said_what_to_install() -> None:
     code = code.replace("gf.errors", "__import__('graphfuse.errors').errors")
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'graphfuse[torch]'" in result.stdout
+
+
+def test_monte_carlo_dropout() -> None:
+    module = nn.Sequential(nn.Linear(4, 3000), nn.Dropout(0.3)).train()
+    with torch.no_grad():
+        module[0].weight.zero_()
+        module[0].bias.fill_(1)
+    x = torch.zeros(2, 4)
+    fused = gf.fuse(module, x, dropout="keep", seed=5)
+    calls = [fused(x) for _ in range(20)]
+    dropped = torch.stack([call == 0 for call in calls]).double()
+    torch.testing.assert_close(dropped.mean(), torch.tensor(0.3).double(), rtol=0, atol=0.01)
+    # Calls are independent: of those that one drops, the next drops the same share, and no element fares worse.
+    torch.testing.assert_close((dropped[0] * dropped[1]).mean(), torch.tensor(0.09).double(), rtol=0, atol=0.02)
+    assert dropped.mean(0).max() < 0.9
+    torch.testing.assert_close(calls[0][calls[0] != 0].mean(), torch.tensor(1 / 0.7))
+    fused.session.reset()
+    assert torch.equal(fused(x), calls[0])  # the seed decides
+    assert not torch.equal(gf.fuse(module, x, dropout="keep", seed=6)(x), calls[0])
+    assert module.training

@@ -13,10 +13,12 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
+import onnx_ir.passes.common as passes
 
 from graphfuse.errors import InputError, UnsupportedModelError, one_line
 from graphfuse.graph.origins import DRESSING, set_origins
 from graphfuse.importers.common import Imported, StateVariable
+from graphfuse.importers.draws import redraw
 from graphfuse.importers.exported_names import Operators, find_operators, operators_of, output_names, symbol_names
 from graphfuse.importers.source import Converted
 from graphfuse.importers.spelling import Spelled
@@ -94,11 +96,12 @@ class Exported(Converted):
             except torch.onnx.errors.OnnxExporterError as error:
                 raise _refusal(error, operators, self.where) from error
         model, decomposed = exported.model, exported.exported_program
-        _carry_origins(model, decomposed, operators)
         for node in list(model.graph):
             _leave_out_zeros(node)
         states = _set_ports(model, program, decomposed)
-        return Spelled(model, operators.types, tuple(states))
+        passes.RemoveUnusedNodesPass()(model)  # results of torch's operators that nobody reads
+        _carry_origins(model, decomposed, operators)
+        return Spelled(model, operators.types, (*states, *redraw(model)))
 
     def read(self) -> Imported:
         imported = super().read()
