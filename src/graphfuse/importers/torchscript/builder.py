@@ -55,6 +55,11 @@ class Builder:
         if self._journals:
             self._journals[-1].setdefault(box, box.state())
 
+    @property
+    def in_body(self) -> bool:
+        """Whether what is run now may not be run, or be run again."""
+        return bool(self._journals)
+
     @contextmanager
     def journal(self) -> Iterator[dict[Box, Any]]:
         """All that is changed inside is undone behind it; yields what was changed -> what it held."""
