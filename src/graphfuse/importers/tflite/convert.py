@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from graphfuse.importers.tflite.tensors import RESOURCE, array_of, dtype_of
 
 # Calls of subgraphs inside subgraphs, and operators that they amount to.
 _DEEPEST, _MOST_OPERATORS = 16, 200_000
+_LARGEST_STATE = 1 << 30  # bytes
 
 
 @dataclass(frozen=True)
@@ -170,7 +172,10 @@ class Converter:
             if initial is None:
                 if like is None or like.shape is None:
                     raise NotSpelled(f"variable {key!r} has no first value")
-                initial = np.zeros(like.shape, dtype_of(like, self.where).numpy())
+                dtype = dtype_of(like, self.where)
+                if math.prod(like.shape) * dtype.itemsize > _LARGEST_STATE:
+                    raise NotSpelled(f"variable {key!r} is too large: {list(like.shape)}")
+                initial = np.zeros(like.shape, dtype.numpy())
             value = self.speller.input(key, ir.DataType.from_numpy(initial.dtype), initial.shape)
             self.variables[key] = Variable(value, initial, value)
         return self.variables[key]

@@ -218,6 +218,9 @@ class _Reader:
         )
 
     def _quantization(self, entry: Any, name: str) -> Quantization | None:
+        if entry is not None and entry.DetailsType() > 1:  # blocks of an axis, which later schemas know
+            what = f"tensor {name!r} is quantised in blocks"
+            raise ModelFileError(what, where=self.where, remedy="quantise it for each tensor or channel")
         if entry is None or not entry.ScaleLength():
             return None
         scale = np.array(entry.ScaleAsNumpy(), np.float32)
