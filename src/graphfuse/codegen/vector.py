@@ -294,11 +294,14 @@ class Scope:
 
     # ------------------------------------------------------------------ stores
 
+    def destination(self, view: View, acc: Access) -> str:
+        """The C text of the pointer to an element (of the first lane) that is written."""
+        return self._offset(acc, self.context.params.pointer(view, view.dtype, "y", written=True), "")
+
     def store(self, view: View, acc: Access, value: str) -> None:
         """Store a register at an address of an output."""
         name = suffix(view.dtype)
-        base = self.context.params.pointer(view, view.dtype, "y", written=True)
-        pointer = self._offset(acc, base, "")
+        pointer = self.destination(view, acc)
         stride = acc.along(self.context.lane)
         if stride == 0:
             self.writer.line(f"gf_store_part_{name}({pointer}, {value}, 1);")

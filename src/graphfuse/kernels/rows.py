@@ -24,6 +24,7 @@ from graphfuse.plan.site import SIGNATURE, KernelCode
 from graphfuse.plan.view import Buffer, View, ordered_strides, surely_larger
 from graphfuse.target import Target
 
+from . import moves
 from .fold import Accumulator
 from .stages import Stage, stages
 
@@ -70,6 +71,7 @@ class _Rows:
         self._join_axes()
         self.lane = self._choose_lane()
         self.along = self.lane is not None and self.lane.reduced
+        self.moves = moves.moves(program, self.load_access, self.store_access, self.lane.var if self.lane else None)
         if self.lane is not None and not self.along:
             self._widen_spills()
 
@@ -189,18 +191,22 @@ class _Rows:
             rows = self._row_loop(w)
             for unused in _unused(self):
                 self.head.line(f"(void){unused};")
-        elements = product(self.program.space)
-        operations = sum(cost(e) for e in self._expressions()) + 2 * len(self._accesses())
         return KernelCode(
             hint="rows_" + self._hint(),
             source=w.text(),
             pointers=self.params.pointers,
             dims=self.params.dims,
             rows=rows,
-            work=mul(elements, operations),
+            work=self._work(rows),
             scratch=self.scratch,
             describe=self._describe(),
         )
+
+    def _work(self, rows: Dim) -> Dim:
+        elements = product(self.program.space)
+        if self.moves:
+            return moves.work(self.moves, elements, rows)
+        return mul(elements, sum(cost(e) for e in self._expressions()) + 2 * len(self._accesses()))
 
     def _hint(self) -> str:
         kinds = [f.prim.kind for p in self.program.passes for f in p.folds]
@@ -211,6 +217,8 @@ class _Rows:
         trips = len(self.program.passes)
         how = "along the lanes" if self.along else "across the lanes" if self.program.axes else "element by element"
         steps = len(self._stages())
+        if self.moves:
+            return "rows, copied in runs"
         return f"rows, {how}, " + (f"{steps} stages" if steps > 1 else f"{trips} pass{'es' * (trips != 1)}")
 
     def _declare_outputs(self) -> None:
@@ -255,11 +263,12 @@ class _Rows:
         if self.lane is None or self.program.axes:
             return self.target.lanes * BLOCK
         extent = self.lane.extent
+        longest = moves.chunk(self.moves) if self.moves else CHUNK
         others = product(a.extent for a in self.axes if a is not self.lane)
-        if isinstance(extent, int) and (extent <= CHUNK or estimate(others) >= ENOUGH_ROWS):
+        if isinstance(extent, int) and (extent <= longest or estimate(others) >= ENOUGH_ROWS):
             lanes = self.target.lanes
             return max(lanes, -(-extent // lanes) * lanes)
-        return CHUNK
+        return longest
 
     def _start_counters(self, w: Writer, counters: Sequence[tuple[str, Dim]]) -> None:
         if len(counters) == 1:
@@ -282,6 +291,9 @@ class _Rows:
         row = self.root.child(variables_, w.section())
         if self.lane is None or self.along:
             self._passes(w, row)
+            return
+        if self.moves:
+            moves.emit(w, row, self.lane.var, self.moves)
             return
         steps = self._stages()
         if len(steps) > 1:
