@@ -254,3 +254,67 @@ class FirstIsOther(nn.Module):
         else:
             self.state = self.state * 0.5 + self.linear(x)
         return self.state + 1
+
+
+class FlatInPlace(nn.Module):
+    """In place on what may be a view, whose base is not read again."""
+
+    def forward(self, x: T) -> T:
+        return (x * 1).flatten(1).relu_() + 1
+
+
+class FlatInPlaceRead(nn.Module):
+    def forward(self, x: T) -> T:
+        y = x * 1
+        y.flatten().relu_()
+        return y
+
+
+class ExpandedInPlace(nn.Module):
+    def forward(self, x: T) -> T:
+        y = x[0] * 1
+        y.expand(3, 4).add_(1)
+        return y
+
+
+class ViewBeforeWrite(nn.Module):
+    def forward(self, x: T) -> T:
+        y = x * 1
+        z = y.t().reshape(-1)
+        y.add_(1)
+        return z
+
+
+class Grows(nn.Module):
+    """A state of another shape after each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state = torch.zeros([0, 4])
+
+    def forward(self, x: T) -> T:
+        self.state = torch.cat([self.state, x])
+        return self.state.sum(0)
+
+
+class NumbersInList(nn.Module):
+    """How many numbers a list holds depends on the data."""
+
+    def forward(self, x: T) -> T:
+        found: list[int] = []
+        for k in range(x.size(0)):
+            if bool(x[k].sum() > 0):
+                found.append(k)
+        return torch.tensor(found)
+
+
+class Random(nn.Module):
+    def forward(self, x: T) -> T:
+        return nn.functional.dropout(x, 0.5, True)
+
+
+class Foreign(nn.Module):
+    """Two operators that nothing spells."""
+
+    def forward(self, x: T) -> T:
+        return torch.fft.rfft(x).abs() + torch.linalg.inv(x)[:, :1]

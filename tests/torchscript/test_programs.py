@@ -87,6 +87,27 @@ def test_training_mode_is_refused(tmp_path: Path) -> None:
     assert "model.eval()" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name, reason",
+    [
+        ("FlatInPlaceRead", "written to in place through aten::flatten"),
+        ("ExpandedInPlace", "written to in place through aten::expand"),
+        ("ViewBeforeWrite", "aten::reshape may be a view or a copy"),
+        ("Grows", "has another shape after each of them"),
+        ("NumbersInList", "how long a list of other than tensors is"),
+        ("Random", "dropout in training mode draws random numbers"),
+        ("Foreign", r"(?s)2 nodes.*aten::fft_rfft.*aten::linalg_inv"),
+    ],
+)
+def test_what_cannot_be_spelled_is_refused(name: str, reason: str, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason):
+        read(name, tmp_path, {"x": (4, 4)}).read()
+
+
+def test_in_place_on_what_nobody_reads_again(tmp_path: Path) -> None:
+    agree(read("FlatInPlace", tmp_path, {"x": (2, 3, 4)}), matrices((2, 3, 4)))
+
+
 @pytest.mark.parametrize("name, has_if", [("Counter", False), ("Smoother", False), ("FirstIsOther", True)])
 def test_states(name: str, has_if: bool, tmp_path: Path) -> None:
     source = read(name, tmp_path, {"x": (2, 3)})

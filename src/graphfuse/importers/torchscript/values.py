@@ -102,6 +102,24 @@ class Plain:
         return tuple(dim if isinstance(dim, int) else dim.value for dim in self._value.shape)
 
 
+class Lost(Plain):
+    """What a tensor holds that was written to in a way that cannot be followed: any use is an error."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        super().__init__()
+        self.reason = reason
+
+    def _refuse(self) -> Any:
+        raise Unspellable(self.reason)
+
+    value = property(_refuse)  # type: ignore[assignment]
+    dtype = property(_refuse)  # type: ignore[assignment]
+    shape = property(_refuse)  # type: ignore[assignment]
+    const = property(_refuse, lambda self, _: None)  # type: ignore[assignment]
+
+
 @dataclass(frozen=True)
 class Alias:
     """What a view shows of another tensor.
@@ -138,7 +156,7 @@ class Tensor:
         if alias is not None:
             shown = alias.base.plain  # of a view of a view, this looks at its base in turn
             if self._seen != alias.base.version:
-                if not alias.sure:
+                if not alias.sure and not isinstance(shown, Lost):
                     raise Unspellable(f"{alias.how} may be a view or a copy of a tensor that is written to")
                 self._touch(self)
                 self._plain = alias.read(Tensor(shown, self._touch)).plain
@@ -150,11 +168,20 @@ class Tensor:
         alias = self.alias
         if alias is not None:
             if alias.write is None or not alias.sure:
-                raise Unspellable(f"writing in place through {alias.how} is not supported")
-            alias.base.assign(alias.write(Tensor(alias.base.plain, self._touch), new))
+                alias.base.lose(f"it was written to in place through {alias.how}, which is not supported")
+            else:
+                alias.base.assign(alias.write(Tensor(alias.base.plain, self._touch), new))
         self._touch(self)
         self._plain, self.version = new.plain, next(_serial)
         self._seen = alias.base.version if alias is not None else 0
+
+    def lose(self, reason: str) -> None:
+        """Say that what it holds, and what it is a view of, is not known any more."""
+        self._touch(self)
+        self._plain, self.version = Lost(reason), next(_serial)
+        if self.alias is not None:
+            self.alias.base.lose(reason)
+            self._seen = self.alias.base.version
 
     def state(self) -> Any:
         return self._plain, self._seen, self.version
