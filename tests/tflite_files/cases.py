@@ -49,19 +49,25 @@ class Case:
 
     def model(self) -> tuple[Model, dict[str, Array]]:
         """The file, and values of its inputs."""
-        model, inputs, indices = Model(), {}, []
+        model = Model()
+        inputs, outputs = self.add_to(model)
+        model.main.outputs(*outputs)
+        return model, inputs
+
+    def add_to(self, model: Model, prefix: str = "") -> tuple[dict[str, Array], list[int]]:
+        """Puts the operator into a model; values of its inputs, and its results."""
+        inputs, indices = {}, []
         for k, x in enumerate(self.operands):
             if x is None:
                 indices.append(-1)
             elif x.constant:
-                indices.append(model.main.constant(x.array, x.q, f"w{k}"))
+                indices.append(model.main.constant(x.array, x.q, f"{prefix}w{k}"))
             else:
-                inputs[f"x{k}"] = x.array
-                indices.append(model.main.input(f"x{k}", x.array.dtype.name, x.array.shape, x.q))
-        outputs = [model.main.tensor(f"y{k}", y.dtype, [], y.q) for k, y in enumerate(self.results)]
+                inputs[f"{prefix}x{k}"] = x.array
+                indices.append(model.main.input(f"{prefix}x{k}", x.array.dtype.name, x.array.shape, x.q))
+        outputs = [model.main.tensor(f"{prefix}y{k}", y.dtype, [], y.q) for k, y in enumerate(self.results)]
         model.main.op(self.kind, indices, outputs, self.options, **self.values)
-        model.main.outputs(*outputs)
-        return model, inputs
+        return inputs, outputs
 
 
 def floats(*shape: int, low: float = -2, high: float = 2, seed: int = 0) -> Array:
