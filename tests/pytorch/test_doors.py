@@ -15,6 +15,7 @@ import graphfuse as gf
 from architectures import ARCHITECTURES, built
 from graphfuse.account import account_of
 from graphfuse.compiler import compile_model
+from graphfuse.importers.exported import Exported
 from graphfuse.importers.open import open_model
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
@@ -63,3 +64,25 @@ def test_operators_have_the_names_of_modules() -> None:
     assert record is not None
     assert (record.op_type, record.fate, record.into) == ("aten.batch_norm", "folded", "layer1.0.conv2")
     assert len(ledger.nodes) == len(ledger.names)
+
+
+def test_hugging_face_bert(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    module = transformers.BertModel(transformers.BertConfig(vocab_size=50, **sizes)).eval()
+    ids, mask = torch.randint(0, 50, (2, 11)), (torch.arange(11) < torch.tensor([[11], [7]])).long()
+    args = {"input_ids": ids, "attention_mask": mask}
+    with torch.no_grad():
+        expected = module(**args)
+        fused = gf.fuse(module, (), kwargs=args)
+        exported = compile_model(
+            Exported(torch.export.export(module, (), args)), tmp_path / "m.gf", CompileOptions(verify=False)
+        )
+        compiled = torch.compile(module, backend="graphfuse", options={"fallback": False})
+        for found in (fused(**args), compiled(**args)):
+            assert type(found) is type(expected)
+            torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-4, atol=1e-5)
+    ledgers = (fused.ledger, exported.ledger, backend.pieces()[-1].ledger)
+    assert len({figures(ledger)[0] for ledger in ledgers}) == 1
