@@ -12,11 +12,14 @@ import pytest
 import torch
 from onnx import helper
 
+import graphfuse as gf
 from graphfuse.compiler import compile_model
 from graphfuse.errors import GraphfuseError, InputError, ModelFileError, UnsupportedModelError
 from graphfuse.importers.open import open_model
+from graphfuse.importers.torchscript.arguments import inputs_of
+from graphfuse.importers.torchscript.model import TorchScript
 from graphfuse.options import Hints
-from torchscript.harness import saved
+from torchscript.harness import agree, opened, saved
 
 
 class Evil:
@@ -154,3 +157,31 @@ def test_hints_are_checked(tmp_path: Path) -> None:
     model.write_bytes(helper.make_model(graph).SerializeToString())
     with pytest.raises(InputError, match="taken for ONNX, which says that itself"):
         open_model(model, hints=Hints.of({"x": "1x3"}, {}))
+
+
+def test_traces_say_their_shapes(tmp_path: Path) -> None:
+    example = torch.ones(2, 3), torch.ones(4, dtype=torch.int64)
+    path = saved(torch.jit.trace(Picks().eval(), example), tmp_path)
+    source = open_model(path)
+    assert isinstance(source, TorchScript)
+    inputs = list(inputs_of(source.arguments))
+    assert [(i.name, i.dtype.name, i.shape) for i in inputs] == [("x", "FLOAT", (2, 3)), ("k", "INT64", (4,))]
+    agree(source, [{"x": np.ones((2, 3), np.float32), "k": np.array([0, 1, 1, 0])}])
+    other = opened(path, {"x": ("N", 3)})
+    agree(other, [{"x": np.ones((5, 3), np.float32), "k": np.array([0, 4, 1, 0])}])
+
+
+class Picks(torch.nn.Module):
+    def forward(self, x: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+        return x[k] * 2
+
+
+def test_compile_takes_shapes_and_values(tmp_path: Path) -> None:
+    path = saved(torch.jit.script(Scales()), tmp_path)
+    session = gf.compile(path, shapes={"x": "Nx3"}, values={"by": 3}, cache=False)
+    np.testing.assert_array_equal(session(np.ones((4, 3), np.float32)), np.full((4, 3), 3, np.float32))
+
+
+class Scales(torch.nn.Module):
+    def forward(self, x: torch.Tensor, by: int) -> torch.Tensor:
+        return x * by
