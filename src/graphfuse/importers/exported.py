@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import logging
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from functools import cached_property
 from typing import Any
 
@@ -153,13 +154,14 @@ def _hollow(tensor: ir.TensorProtocol) -> ir.ExternalTensor:
 
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's log lines and warnings off the terminal: what matters of them is said by errors."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.onnx._internal.exporter", "torch.export")]
+    """Keep what torch logs, warns and prints off the terminal: what matters of it is said by errors."""
+    names = ("torch.onnx", "torch.onnx._internal.exporter", "torch.export", "torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):  # it prints whole graphs there
             warnings.simplefilter("ignore")
             yield
     finally:
