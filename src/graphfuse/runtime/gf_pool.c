@@ -240,16 +240,14 @@ static void gf_take_over(gf_pool *pool) {
 
 static void gf_await_done(gf_pool *pool) {
     int64_t since = 0;
-    int took_over = 0;
+    /* A worker that is awake has claimed its part long before the caller's own, as long, is done. Whoever has not may be
+     * without a core, and would get this thread's only once it sleeps. */
+    gf_take_over(pool);
     for (int64_t waited = 0; waited < GF_SPIN_NS; waited = gf_wait_a_little(&since)) {
         for (int i = 0; i < 64; i++) {
             if (!atomic_load_explicit(&pool->pending, memory_order_acquire)) return;
             gf_pause();
         }
-        if (waited < GF_HARD_SPIN_NS || took_over) continue;
-        gf_take_over(pool);
-        took_over = 1;
-        since = 0;
     }
     pthread_mutex_lock(&pool->lock);
     atomic_store(&pool->caller_asleep, 1);
