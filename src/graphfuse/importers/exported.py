@@ -314,4 +314,6 @@ def constants_of(program: Any) -> Mapping[str, Any]:
 def describe(error: BaseException) -> str:
     """An error of torch's in one line: its first, without the advice that follows."""
     lines = [line for line in str(error).splitlines() if line.strip()]
+    if lines and "data-dependent" in lines[0].lower():
+        return "a branch, a loop or a number in Python depends on the values of a tensor, known only when it runs"
     return one_line(f"{type(error).__name__}: {lines[0] if lines else ''}", 300)
