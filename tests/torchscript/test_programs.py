@@ -104,6 +104,12 @@ def test_what_cannot_be_spelled_is_refused(name: str, reason: str, tmp_path: Pat
         read(name, tmp_path, {"x": (4, 4)}).read()
 
 
+def test_squeeze_of_an_open_size_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"(?s)give it as a number.*whether squeeze removes an axis"):
+        read("Squeezes", tmp_path, {"x": ("N", 4)}).read()
+    agree(read("Squeezes", tmp_path, {"x": (1, 4)}), matrices((1, 4)))
+
+
 def test_in_place_on_what_nobody_reads_again(tmp_path: Path) -> None:
     agree(read("FlatInPlace", tmp_path, {"x": (2, 3, 4)}), matrices((2, 3, 4)))
 

@@ -76,15 +76,14 @@ def squeeze(b: Builder, self: Tensor, dim: Any = None) -> Tensor:
         axes = [k for k, d in enumerate(self.shape) if d == 1]
     else:
         axes = [self.axis(d) for d in (dim if isinstance(dim, list | tuple) else [dim])]
-        axes = [k for k in axes if k < self.rank and _is_one(b, self, k)]
+        axes = [k for k in axes if k < self.rank and _is_one(self, k)]
     return b("Squeeze", self, axes) if axes else self
 
 
-def _is_one(b: Builder, x: Tensor, axis: int) -> bool:
+def _is_one(x: Tensor, axis: int) -> bool:
     size = x.shape[axis]
     if not isinstance(size, int):
-        b.note("squeeze", "an axis of open size is taken to be no 1, and stays")
-        return False
+        raise Unspellable("whether squeeze removes an axis depends on its size, which is open", "give it as a number")
     return size == 1
 
 
