@@ -134,6 +134,7 @@ def test_gradients_run_the_original(linear: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         linear(x)  # said once
+        assert linear(nn.Parameter(x.detach())).requires_grad
         with torch.inference_mode():
             torch.testing.assert_close(linear(x), linear.original(x))
         with torch.no_grad():

@@ -131,11 +131,22 @@ class Call:
         # What each result is: a tensor, a size, or a value that is known.
         self.results = [("known", s.arg.value) if hasattr(s.arg, "value") else (_kind(s.arg), None) for s in wanted]
         plain = pytree.tree_structure((tuple(object() for _ in specs), {}))
-        self.plain = not self.constants and self.in_spec == plain
+        self.flat = len(specs) if self.in_spec == plain else -1
+        self.plain = not self.constants and self.flat >= 0
         self.single = [kind for kind, _ in self.results] == ["tensor"] and self.out_spec.is_leaf()
 
-    def leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
+    def leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         """The leaves of the arguments. Raises InputError where they do not fit."""
+        leaves: Sequence[Any] = args
+        if kwargs or len(args) != self.flat:
+            leaves = self._from_tree(args, kwargs)
+        for k, name, value in self.constants:
+            if type(leaves[k]) is not type(value) or leaves[k] != value:
+                what = f"it is {leaves[k]!r}, and was fixed at {value!r} when the module was fused"
+                raise InputError(what, where=f"input {name!r}", remedy="fuse the module for this value as well")
+        return leaves
+
+    def _from_tree(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
         from torch.export._tree_utils import reorder_kwargs
 
         try:
@@ -147,10 +158,6 @@ class Call:
             what = f"{len(args)} arguments and {len(kwargs)} by keyword are not built as the example was"
             remedy = "call it as in fuse(), or fuse the module for these arguments as well"
             raise InputError(what, remedy=remedy)
-        for k, name, value in self.constants:
-            if type(leaves[k]) is not type(value) or leaves[k] != value:
-                what = f"it is {leaves[k]!r}, and was fixed at {value!r} when the module was fused"
-                raise InputError(what, where=f"input {name!r}", remedy="fuse the module for this value as well")
         return leaves
 
 
@@ -223,14 +230,13 @@ class FusedModule(nn.Module):
         arrays = []
         for place, dtype in zip(self._places, self._wanted, strict=True):
             tensor = leaves[place]
-            if type(tensor) is not torch.Tensor or tensor.dtype is not dtype or dtype in _NARROW:
-                arrays.append(self._array(tensor, dtype, place))
+            usual = type(tensor) is torch.Tensor and tensor.dtype is dtype and tensor.is_cpu and dtype not in _NARROW
+            if usual and not tensor.requires_grad:
+                arrays.append(tensor.numpy())
                 continue
-            if tensor.requires_grad:
-                if torch.is_grad_enabled():
-                    return self._with_gradients(args, kwargs)
-                tensor = tensor.detach()
-            arrays.append(tensor.numpy())
+            if isinstance(tensor, torch.Tensor) and tensor.requires_grad and torch.is_grad_enabled():
+                return self._with_gradients(args, kwargs)
+            arrays.append(self._array(tensor, dtype, place))
         outputs = self._run(arrays)
         if self._count >= 0 and outputs[0].dtype.isbuiltin == 1:
             return torch.from_numpy(outputs[0])
