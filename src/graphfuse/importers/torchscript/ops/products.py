@@ -51,11 +51,20 @@ def outer(b: Builder, self: Tensor, vec2: Tensor) -> Tensor:
     return b("Mul", b("Unsqueeze", x, [1]), b("Unsqueeze", y, [0]))
 
 
+def _turned(b: Builder, weight: Tensor) -> Tensor:
+    """A known matrix with its axes swapped, as one constant for all layers that share it."""
+    assert weight.const is not None
+    return b.weight(weight.const.t(), f"{weight.path or 'weight'}.T")
+
+
 @op("linear")
 def linear(b: Builder, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if input.rank == 2 and bias is not None:
         return b("Gemm", input, weight, bias, transB=1)
-    turned = b("Transpose", weight, perm=[1, 0]) if weight.rank == 2 else weight
+    if weight.rank == 2:
+        turned = b("Transpose", weight, perm=[1, 0]) if weight.const is None else _turned(b, weight)
+    else:
+        turned = weight
     product = b("MatMul", input, turned)
     return product if bias is None else b("Add", product, bias)
 
