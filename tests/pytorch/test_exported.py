@@ -18,6 +18,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'graphfu
 
 from torch import nn
 
+import graphfuse as gf
 from graphfuse.compiler import compile_model
 from graphfuse.errors import ModelFileError
 from graphfuse.importers.exported import Exported
@@ -65,6 +66,24 @@ def test_sizes_states_and_names(program: Any, tmp_path: Path) -> None:
     first, second = session(a, b), session(a, b)
     np.testing.assert_allclose(second[1], 2 * first[1], rtol=1e-5)
     np.testing.assert_allclose(first[1], first[0].sum(0), rtol=1e-5)
+
+
+def test_a_program_is_fused_as_a_module_is(program: Any) -> None:
+    fused = gf.fuse(program, ())
+    a, b = torch.randn(6, 4), torch.randn(6, 4)
+    with torch.no_grad():
+        found, expected = fused(a, b), Pair.forward(Whole(program), a, b)
+    torch.testing.assert_close(found["y"], expected["y"], rtol=1e-4, atol=1e-5)
+    assert fused.state_dict().keys() == {"fc.weight", "fc.bias", "sum"}
+    assert "torch" in fused.certificate["versions"]
+
+
+class Whole:
+    """What `Pair.forward` needs, with the weights of a program."""
+
+    def __init__(self, program: Any) -> None:
+        weight, bias = program.state_dict["fc.weight"], program.state_dict["fc.bias"]
+        self.fc, self.sum = lambda x: nn.functional.linear(x, weight, bias), torch.zeros(3)
 
 
 def test_a_file_is_known_by_its_contents(program: Any, tmp_path: Path) -> None:

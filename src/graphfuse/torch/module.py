@@ -65,8 +65,8 @@ def export(
 
 
 def fuse(
-    module: nn.Module,
-    example_inputs: Any,
+    module: Any,
+    example_inputs: Any = (),
     *,
     kwargs: Mapping[str, Any] | None = None,
     dynamic_shapes: Any = None,
@@ -77,11 +77,16 @@ def fuse(
 ) -> FusedModule:
     """The module compiled: a callable that takes its place for inference.
 
-    example_inputs: a tuple of arguments, or one tensor; kwargs: those by keyword; dynamic_shapes: as torch.export takes
-    them; batch_norm="frozen": use running statistics in a module that trains; dropout="keep": go on drawing, from
-    `seed`, other numbers in each call; options: fields of `CompileOptions`. Arguments that are no tensors are fixed.
-    Raises InputError for a module in training mode that no policy covers, and GraphfuseError.
+    module: an nn.Module, or a program of torch.export, which needs no examples; example_inputs: a tuple of arguments,
+    or one tensor; kwargs: those by keyword; dynamic_shapes: as torch.export takes them; batch_norm="frozen": use
+    running statistics in a module that trains; dropout="keep": go on drawing, from `seed`, other numbers in each call;
+    options: fields of `CompileOptions`. Arguments that are no tensors are fixed. Raises InputError for a module in
+    training mode that no policy covers, and GraphfuseError.
     """
+    chosen = CompileOptions(seed=seed, **options)
+    if isinstance(module, torch.export.ExportedProgram):
+        args, named = module.example_inputs or ((), {})
+        return _fused(module.module(), module, args, named, (None, None), chosen)
     if not isinstance(module, nn.Module):
         remedy = "give an nn.Module; files go to graphfuse.compile"
         raise InputError(f"this is a {type(module).__name__}, expected a module of PyTorch", remedy=remedy)
@@ -90,15 +95,29 @@ def fuse(
     args = example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
     policies = (batch_norm, dropout)
     program = export(module, args, kwargs, dynamic_shapes, policies)
-    chosen = CompileOptions(seed=seed, **options)
-    leaves = pytree.tree_leaves((args, dict(kwargs or {})))
+    return _fused(module, program, args, kwargs or {}, policies, chosen)
+
+
+def _fused(
+    module: nn.Module,
+    program: Any,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    policies: tuple[str | None, str | None],
+    options: CompileOptions,
+) -> FusedModule:
+    leaves = pytree.tree_leaves((args, dict(kwargs)))
     call = Call(program)
-    examples = {name: to_array(leaves[k]) for k, name in call.tensors if isinstance(leaves[k], torch.Tensor)}
+    examples = {name: to_array(leaves[k]) for k, name in call.tensors if _is_tensor(leaves, k)}
 
     def compiled() -> Fused:
-        return fused(_digest(program), lambda: ModuleSource(module, program, policies), chosen, examples)
+        return fused(_digest(program), lambda: ModuleSource(module, program, policies), options, examples)
 
     return FusedModule(module, compiled, call, policies)
+
+
+def _is_tensor(leaves: Sequence[Any], k: int) -> bool:
+    return k < len(leaves) and isinstance(leaves[k], torch.Tensor)
 
 
 def _digest(program: Any) -> str:
