@@ -185,3 +185,10 @@ def test_compile_takes_shapes_and_values(tmp_path: Path) -> None:
 class Scales(torch.nn.Module):
     def forward(self, x: torch.Tensor, by: int) -> torch.Tensor:
         return x * by
+
+
+def test_without_torch_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _program(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
+    with pytest.raises(ModelFileError, match=r"TorchScript.*pip install 'graphfuse\[torch\]'"):
+        open_model(path)
