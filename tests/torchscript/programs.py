@@ -323,3 +323,36 @@ class Foreign(nn.Module):
 class Squeezes(nn.Module):
     def forward(self, x: T) -> T:
         return x.squeeze(0) + 1
+
+
+class StateInBranch(nn.Module):
+    """Attributes that only a branch reads and changes, one of them a bool, and a tensor that it writes to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h = torch.zeros(2, 3)
+        self.register_buffer("total", torch.zeros(3))
+        self.on = False
+
+    def forward(self, x: T) -> T:
+        if bool(x.sum() > 0):
+            self.h = self.h + x
+            self.on = True
+        elif self.on:
+            self.h = self.h * 0.5
+            self.total += self.h.sum(0)
+        return self.h * 2 + self.total
+
+
+class ViewsInBranches(nn.Module):
+    """Views made outside of branches and loops that write to them or to their base."""
+
+    def forward(self, x: T) -> T:
+        y = x * 1
+        v = y[0]
+        for k in range(x.size(0)):
+            y[k] += 1
+            v.mul_(2)
+            if bool(v.sum() > 3):
+                y[-1] = v
+        return y + v

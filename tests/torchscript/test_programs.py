@@ -33,7 +33,18 @@ def matrices(shape: tuple[int, ...], count: int = 4) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("sizes", ["known", "open"])
 @pytest.mark.parametrize(
     "name",
-    ["DataIf", "EarlyReturn", "NumbersInBranches", "While", "ForSize", "Rows", "Nested", "Break", "InPlaceLoop"],
+    [
+        "DataIf",
+        "EarlyReturn",
+        "NumbersInBranches",
+        "While",
+        "ForSize",
+        "Rows",
+        "Nested",
+        "Break",
+        "InPlaceLoop",
+        "ViewsInBranches",
+    ],
 )
 def test_control_flow(name: str, sizes: str, tmp_path: Path) -> None:
     source = read(name, tmp_path, {"x": (3, 4) if sizes == "known" else _OPEN})
@@ -114,7 +125,9 @@ def test_in_place_on_what_nobody_reads_again(tmp_path: Path) -> None:
     agree(read("FlatInPlace", tmp_path, {"x": (2, 3, 4)}), matrices((2, 3, 4)))
 
 
-@pytest.mark.parametrize("name, has_if", [("Counter", False), ("Smoother", False), ("FirstIsOther", True)])
+@pytest.mark.parametrize(
+    "name, has_if", [("Counter", False), ("Smoother", False), ("FirstIsOther", True), ("StateInBranch", True)]
+)
 def test_states(name: str, has_if: bool, tmp_path: Path) -> None:
     source = read(name, tmp_path, {"x": (2, 3)})
     agree(source, matrices((2, 3), 5))

@@ -89,7 +89,7 @@ def _branch(interpreter: Interpreter, name: str, block: Any, env: Env) -> _Branc
     b = interpreter.b
     born = now()  # what is older stands around the body
     with b.speller.body(name) as graph, b.journal() as changed:
-        results = interpreter.run_block(block, env)
+        results = [_as_now(value) for value in interpreter.run_block(block, env)]
         effects = {box: _held(box) for box in changed if box.born < born and not _is_view(box)}
     return _Branch(graph, results, effects)
 
@@ -105,7 +105,16 @@ def _held(box: Box) -> Any:
     if isinstance(box, ListBox):
         return box.copy()
     assert isinstance(box, Slot)
-    return box.now
+    return _as_now(box.now)
+
+
+def _as_now(value: Any) -> Any:
+    """The value apart from what changes it later, such as leaving the body that changed it."""
+    if isinstance(value, Number):
+        return value
+    if isinstance(value, Tensor):
+        return Tensor(value.plain, value._touch)
+    return tuple(_as_now(item) for item in value) if isinstance(value, tuple) else value
 
 
 def _put(box: Box, value: Any) -> None:
@@ -257,7 +266,7 @@ def _body(
         inside = [spec.inside(b, graph, value) for spec, value in zip(specs, starts, strict=True)]
         for box, value in zip(boxes, inside[len(values) :], strict=True):
             _put(box, value)
-        results = _iteration(interpreter, block, count, inside[: len(values)], env)
+        results = [_as_now(v) for v in _iteration(interpreter, block, count, inside[: len(values)], env)]
         after = {box: _held(box) for box in changed if box.born < born and not _is_view(box)}
     return graph, results, after
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -298,9 +298,11 @@ class Slot:
     now: Any = None
     written: bool = False
     first: Plain | None = None
-    born: int = field(default_factory=lambda: next(_serial))
+    born: int = 0  # before all else, wherever the program first asks for it
 
     def __post_init__(self) -> None:
+        if isinstance(self.now, Tensor | ListBox):
+            self.now.born = 0
         self.first = self.now.plain if isinstance(self.now, Tensor) else None
 
     @property
