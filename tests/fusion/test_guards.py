@@ -40,6 +40,12 @@ CASES: dict[str, tuple[str, dict[str, Shape], dict[str, Shape], str]] = {
         {"x": (3, 6)},
         "6*N elements cannot be reshaped to 6",
     ),
+    "squeeze without axes": (
+        "g (float[N, 1, 6] x) => (float[N, 6] y) { y = Squeeze(x) }",
+        {"x": (3, 1, 6)},
+        {"x": (1, 1, 6)},
+        "the size N is 1, and Squeeze without axes",
+    ),
     "concat": (
         "g (float[N, 6] x, float[M, 6] z) => (float[N, 12] y) { y = Concat<axis = 1>(x, z) }",
         {"x": (3, 6), "z": (3, 6)},

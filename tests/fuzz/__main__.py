@@ -28,6 +28,7 @@ BUILDS = (
     Build("x86_64", ("-O3",)),
 )
 MOST_SHRUNK = 20
+_END = "\r" if sys.stderr.isatty() else "\n"
 
 
 def build_of(seed: int, sanitize: bool = False) -> Build:
@@ -81,7 +82,7 @@ def campaign(first: int, models: int, jobs: int, seconds: float, sanitize: bool)
         for receiver in wait(list(running)):
             seeds, process = running.pop(receiver)
             try:
-                total.add(receiver.recv())
+                total.add(_told(receiver.recv()))
                 done += len(seeds)
             except EOFError:
                 process.join()
@@ -89,13 +90,20 @@ def campaign(first: int, models: int, jobs: int, seconds: float, sanitize: bool)
                 waiting += [seeds[half:], seeds[:half]] if half else []
                 if not half:
                     text = f"exit code {process.exitcode} {redzones.report(process.pid)}"
-                    total.failures.append(Failure(seeds[0], "default", "died", text))
+                    total.add(_told(Tally(failures=[Failure(seeds[0], "default", "died", text)])))
                     done += 1
             process.join()
             redzones.report(process.pid)
-            print(f"\r{done} models, {len(total.failures)} failures", end="", file=sys.stderr, flush=True)
+            print(f"{done} models, {len(total.failures)} failures", file=sys.stderr, end=_END, flush=True)
     print(file=sys.stderr)
     return total, done
+
+
+def _told(tally: Tally) -> Tally:
+    """A batch's tally, its failures printed at once: a campaign that is cut off has told what it found."""
+    for failure in tally.failures:
+        print(line(failure), flush=True)
+    return tally
 
 
 def _batch(seeds: range, sanitize: bool, sender: Connection) -> None:
@@ -111,7 +119,12 @@ def report(tally: Tally, done: int, seconds: float) -> None:
     for word, count in sorted(tally.counts.items()):
         print(f"{count:8} {word}")
     for f in sorted(tally.failures, key=lambda f: (f.kind, f.text[:40], f.seed)):
-        print(f"seed {f.seed} ({f.way}): {f.kind} {f.text[:300]}")
+        print(line(f))
+
+
+def line(f: Failure) -> str:
+    """A failure in a few words."""
+    return f"seed {f.seed} ({f.way}): {f.kind} {f.text[:300]}"
 
 
 def one_for_each_seed(failures: list[Failure]) -> list[Failure]:

@@ -24,12 +24,16 @@ FINITE_ONLY = frozenset(
         "DynamicQuantizeLSTM",
         "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul",
-        # Infinity times a coefficient that is 0 but for its rounding.
+        # Infinity times a coefficient that is 0 but for its rounding, or that of another class.
         "DFT",
         "STFT",
+        "SVMClassifier",
         # onnxruntime's softmax takes scores of NaN for nothing at all, and skips what is masked or adds a 0 for it.
+        "Attention",
         "GroupQueryAttention",
         "MultiHeadAttention",
+        # See _is_within.
+        "MelWeightMatrix",
     ]
 )
 
@@ -48,12 +52,22 @@ def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
     if computed:
         probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in computed)
         given |= dict(zip(computed, reference(probe)(inputs), strict=True))
-    shares = [
-        given[x] for node in model.graph.node if node.op_type == "NonMaxSuppression" for x in node.input[3:4] if x
-    ]
-    if any(((share < 0) | (share > 1)).any() for share in shares):
-        return False  # how much of two boxes is common: onnxruntime refuses the others, the evaluator goes by them
+    if not all(_is_within(node, given) for node in model.graph.node):
+        return False
     return all(np.isfinite(given[x].astype(np.float64)).all() for x in names if given[x].dtype.kind in "fV")
+
+
+def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
+    """Whether what an operator's inputs say has a meaning."""
+    if node.op_type == "NonMaxSuppression" and len(node.input) > 3 and node.input[3]:
+        # How much of two boxes is common: onnxruntime refuses what is no share, the evaluator goes by it.
+        share = given[node.input[3]]
+        return bool(((share >= 0) & (share <= 1)).all())
+    if node.op_type == "MelWeightMatrix":
+        # Outside the spectrum the evaluator counts bins from its end.
+        rate, low, high = (float(given[x].item()) for x in node.input[2:5])
+        return 0 <= low <= high <= rate / 2
+    return True
 
 
 def _finite_inputs(node: onnx.NodeProto) -> Iterator[str]:

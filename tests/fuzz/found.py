@@ -65,4 +65,7 @@ FOUND = {
             0., 1., 2., 3., 4., 5., 6., 0., 1., 2., 3., 4., 5., 6., 0., 1., 2., 3., 4., 5.,
             6., 0., 1., 2., 3., 4., 5., 6., 0., 1., 2., 3.}>()
         y = Conv<group = 16, dilations = [2], pads = [1, 1]>(x, w, b) }""",
+    "unique_rows_of_a_matrix": """g (int32[7, 3] x) => (int32[A] y, int64[7] z) {
+        k = Constant<value = int64[1] {1}>() u, p, z = Unique<axis = 0>(x) y = ReduceSum<keepdims = 0>(u, k) }""",
+    "a_vector_times_itself": "g (float[16] x) => (float y) { y = MatMul(x, x) }",
 }

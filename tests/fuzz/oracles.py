@@ -73,11 +73,28 @@ class Gelu(OpRun):  # type: ignore[misc]
 
 
 class Loop(_Loop):  # type: ignore[misc]
-    """A condition that is left out is true; the evaluator's own loop does not run then."""
+    """A condition that is left out is true, and an iteration's result a row, whatever its rank; the evaluator's own
+    loop does not run then, and joins matrices along their first axis.
+    """
+
+    def __init__(self, onnx_node: onnx.NodeProto, run_params: dict[str, Any]) -> None:
+        super().__init__(onnx_node, run_params)
+        self._iterations: list[list[Array]] = []
+        body = self._run_body
+
+        def kept(*args: Any, **rest: Any) -> list[Array]:
+            results: list[Array] = body(*args, **rest)
+            self._iterations.append(results[1 + self.N :])
+            return results
+
+        self._run_body = kept
 
     def _run(self, trips: Array | None, condition: Array | None, *states: Array, **rest: Any) -> tuple[Array, ...]:
+        self._iterations.clear()
         given = np.array(True) if condition is None else condition
-        return tuple(super()._run(trips, given, *states, **rest))
+        results = super()._run(trips, given, *states, **rest)
+        rows = [np.stack(column) for column in zip(*self._iterations, strict=True)]
+        return (*results[: self.N], *(rows or results[self.N :]))
 
 
 class Evaluator:
@@ -117,12 +134,15 @@ class Stepwise:
         self._constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
         self._opset = next(o.version for o in model.opset_import if o.domain == "")
 
-    def __call__(self, inputs: Mapping[str, Array]) -> list[Array]:
+    def __call__(
+        self, inputs: Mapping[str, Array], blur: Callable[[Array], Array] = lambda computed: computed
+    ) -> list[Array]:
+        """The outputs; `blur` is put on all that the nodes compute."""
         values = {**self._constants, **inputs}
         for node in self._model.graph.node:
             read = {x for x in (*node.input, *captured(node)) if x in values}
             results = evaluate_node(node, {x: values[x] for x in sorted(read)}, self._opset, order=self._order)
-            values.update(zip(node.output, results, strict=True))
+            values.update(zip(node.output, results if node.op_type == "Constant" else map(blur, results), strict=True))
         return [values[y.name] for y in self._model.graph.output]
 
 

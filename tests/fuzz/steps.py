@@ -245,6 +245,8 @@ def channel_norm(d: Drawing) -> None:
         d.add(op, [x], size=d.one(1, 3, 5), alpha=0.1, bias=d.one(1.0, 2.0))
     elif op == "GroupNormalization":
         d.add(op, [x, *vector[:2]], num_groups=d.any([g for g in range(1, c + 1) if c % g == 0]))
+    elif not d.values[x].size:
+        raise Unfit  # onnxruntime dies of them
     else:
         d.add(op, [x, *vector[:2]])
 

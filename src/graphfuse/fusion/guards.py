@@ -85,6 +85,10 @@ def _fits(shape: Iterable[Dim], target: Iterable[Dim]) -> Iterator[Guard]:
 
 
 def _reshaped(t: Tensor) -> Iterator[Guard]:
+    assert isinstance(t.prim, Reshape)
+    for d in t.prim.not_one:
+        message = f"the size {d} is 1, and Squeeze without axes would take the axis away: name the axes"
+        yield Guard(mul(2, some(d)), d, message, at_most=True)
     count, wanted = product(t.args[0].shape), product(t.shape)
     yield Guard(count, wanted, f"{count} elements cannot be reshaped to {wanted}")
     for d in t.shape:

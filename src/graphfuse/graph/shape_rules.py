@@ -65,7 +65,20 @@ def _replace(op_type: str) -> Callable[[_Rule], _Rule]:
 registry.collect()
 _library = {
     op: registry.get("", op, version=OPSET - 1)
-    for op in ("Slice", "Add", "Sub", "Mul", "ConstantOfShape", "Pad", "Resize", "Equal", "Where", "Cast", "Split")
+    for op in (
+        "Slice",
+        "Add",
+        "Sub",
+        "Mul",
+        "ConstantOfShape",
+        "Pad",
+        "Resize",
+        "Equal",
+        "Where",
+        "Cast",
+        "Split",
+        "Unique",
+    )
 }
 
 
@@ -265,6 +278,21 @@ def _mel_weight_matrix(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     ctx.set_shape_and_dtype(
         node.outputs[0], ir.Shape(shape), ir.DataType(node.attributes.get_int("output_datatype", 1))
     )
+
+
+@_replace("Unique")
+def _unique(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Along an axis the others stay as they are; the library takes what is not constant for a list."""
+    x, axis = node.inputs[0], node.attributes.get("axis")
+    if axis is None or x is None or x.const_value is not None:
+        _fall_back(ctx, node)
+        return
+    if x.shape is None:
+        return
+    dims, k, found = list(x.shape), axis.as_int(), ctx.new_symbolic_dim()
+    ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([*dims[:k], found, *dims[k:][1:]]), x.dtype)
+    for y, n in zip(node.outputs[1:], (found, dims[k], found), strict=False):
+        ctx.set_shape_and_dtype(y, ir.Shape([n]), ir.DataType.INT64)
 
 
 @_replace("ConstantOfShape")

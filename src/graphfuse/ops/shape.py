@@ -143,9 +143,9 @@ def squeeze(node: OpNode) -> Tensor:
         count = len(items(given))
         return reshape(x, measure_sizes(node, without(x.shape, hits(items(given), x.rank), x.rank - count), given))
     if given is None:
-        axes = [k for k, d in enumerate(x.shape) if isinstance(d, int) and d == 1]
-    else:
-        axes = [node.axis(a, x.rank) for a in node.integers(1, "the axes")]
+        unknown = [d for d in x.shape if not isinstance(d, int)]
+        return reshape(x, [d for d in x.shape if not (isinstance(d, int) and d == 1)], not_one=unknown)
+    axes = [node.axis(a, x.rank) for a in node.integers(1, "the axes")]
     for a in axes:
         d = x.shape[a]
         if isinstance(d, int) and d != 1:

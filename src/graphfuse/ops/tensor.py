@@ -111,9 +111,10 @@ class Transpose(IndexMap):
 
 @dataclass(eq=False)
 class Reshape(IndexMap):
-    """The same elements in row-major order under another shape."""
+    """The same elements in row-major order under another shape; that is right where no size of `not_one` is 1."""
 
     shape: tuple[Dim, ...] = ()
+    not_one: tuple[Dim, ...] = ()
 
 
 @dataclass(eq=False)
@@ -326,10 +327,13 @@ def transpose(x: Tensor, perm: Sequence[int]) -> Tensor:
     return Tensor(shape, x.dtype, Transpose((x,), lambda i: tuple(i[k] for k in inverse), perm=order))
 
 
-def reshape(x: Tensor, shape: Sequence[Dim]) -> Tensor:
-    """Row-major reshape. A dimension that lines up with one of the input costs no division."""
+def reshape(x: Tensor, shape: Sequence[Dim], not_one: Sequence[Dim] = ()) -> Tensor:
+    """Row-major reshape. A dimension that lines up with one of the input costs no division.
+
+    not_one: sizes that must not be 1, which is checked at run time.
+    """
     target = tuple(shape)
-    if same_shape(target, x.shape):
+    if same_shape(target, x.shape) and not not_one:
         return x
     groups = reshape_groups(x.shape, target)
 
@@ -339,7 +343,7 @@ def reshape(x: Tensor, shape: Sequence[Dim]) -> Tensor:
             result += _regroup([x.shape[k] for k in ins], [target[k] for k in outs], [i[k] for k in outs])
         return tuple(result)
 
-    return Tensor(target, x.dtype, Reshape((x,), index, shape=target))
+    return Tensor(target, x.dtype, Reshape((x,), index, shape=target, not_one=tuple(not_one)))
 
 
 def reshape_groups(source: Sequence[Dim], target: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:

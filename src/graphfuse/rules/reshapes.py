@@ -13,6 +13,14 @@ from graphfuse.rules.values import dims, same_dim
 RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
+def asks_for_ones(node: ir.Node | None) -> bool:
+    """Whether a node is a Squeeze without axes, right only as long as no unknown size is 1: it stays to see to that."""
+    if node is None or node.op_type != "Squeeze" or (len(node.inputs) > 1 and node.inputs[1] is not None):
+        return False
+    shape = dims(node.inputs[0])
+    return shape is None or not all(isinstance(d, int) for d in shape)
+
+
 def reshape_target(source: Sequence[Dim], target: Sequence[Dim]) -> list[int] | None:
     """The constant that makes Reshape turn one shape into the other for every value of the symbols.
 

@@ -10,7 +10,7 @@ from onnxscript.rewriter import MatchResult
 
 from graphfuse.graph.dims import product, same
 from graphfuse.graph.origins import label
-from graphfuse.rules.reshapes import RESHAPES, target_of
+from graphfuse.rules.reshapes import RESHAPES, asks_for_ones, target_of
 from graphfuse.rules.rule import Rule, no, yes
 from graphfuse.rules.values import dims, ints
 
@@ -31,13 +31,16 @@ class SimplifyReshape(Rule):
         return getattr(op, self.op_type)(inner, _allow_other_inputs=True, _outputs=["y"])
 
     def check(self, context: Any, x: ir.Value, y: ir.Value, **_: Any) -> MatchResult:
+        outer = y.producer()
+        assert outer is not None
+        assert outer.inputs[0] is not None
+        if asks_for_ones(outer) or asks_for_ones(outer.inputs[0].producer()):
+            return no()
         before, after, target = dims(x), dims(y), target_of(x, y)
         if before is None or after is None:
             return no()
         if target is None:
-            node = y.producer()
-            assert node is not None
-            return no(f"{label(node)} has more than one dimension that is neither known nor its input's", node)
+            return no(f"{label(outer)} has more than one dimension that is neither known nor its input's", outer)
         if -1 in target and not same(product(before), product(after)):
             return no("that sizes fit is known only to the reshapes one by one", x)
         return yes()

@@ -9,7 +9,7 @@ from onnxscript.rewriter import MatchResult
 
 from graphfuse.graph.dims import Dim, same_shape
 from graphfuse.rules.eliminate_transpose import permutation
-from graphfuse.rules.reshapes import RESHAPES, reshape_target
+from graphfuse.rules.reshapes import RESHAPES, asks_for_ones, reshape_target
 from graphfuse.rules.rule import Rule, for_ops, no, yes
 from graphfuse.rules.values import dims, ints
 
@@ -74,7 +74,7 @@ def _swapped(inner: ir.Value, middle: ir.Value, y: ir.Value) -> tuple[list[int],
     node, before, after = y.producer(), dims(inner), dims(middle)
     assert node is not None
     perm = permutation(node)
-    if perm is None or before is None or after is None:
+    if perm is None or before is None or after is None or asks_for_ones(middle.producer()):
         return None
     source, result = _long(before), _long(after)
     if not same_shape([before[axis] for axis in source], [after[axis] for axis in result]):
