@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from codegen.building import parse
-from fuzz.draw import Drawn, numbers
+from fuzz.draw import IR_VERSION, OPSET, Drawn, numbers
 from fuzz.found import FOUND
 from fuzz.judge import Judge
 from fuzz.models import draw
@@ -71,6 +71,15 @@ def test_judge_forgives_what_rounding_decides() -> None:
     drawn = as_drawn(parse("g (float[N] x) => (float[N] y) { a = Exp(x) b = Log(a) d = Sub(b, x) y = Div(d, d) }"), 0)
     judge = Judge(drawn.model, drawn.given)
     assert judge([np.ones_like(judge.wanted[0])]).how in ("right", "rounding", "reference")
+
+
+def test_noise_reaches_models_that_are_drawn() -> None:
+    """Equal values less their mean are noise, of one size with what it is divided by."""
+    model = parse("g (float[1, 3, 5] x) => (float[1, 3, 5] y) { y = MeanVarianceNormalization<axes = [1, 2]>(x) }")
+    model.opset_import[0].version, model.ir_version = OPSET, IR_VERSION
+    judge = Judge(model, {"x": np.full([1, 3, 5], np.tan(np.float32(0.75)))})
+    assert judge([judge.wanted[0] + np.float32(0.02)]).how == "rounding"
+    assert judge([judge.wanted[0] + np.float32(100)]).how == "wrong"
 
 
 def test_a_wrong_model_is_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
