@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from graphfuse.runtime.session import Session
     from graphfuse.torch import Explanation, FusedModule
 
-__all__ = ["__version__", "compile", "explain", "fuse", "load"]
+__all__ = ["__version__", "compile", "explain", "fuse", "load", "to_torch"]
 __version__ = "0.1.0"
 
 
@@ -65,10 +65,10 @@ def load(artifact: str | Path, threads: int | None = None) -> Session:
     return Session(artifact, threads=threads)
 
 
-def fuse(module: Any, example_inputs: Any, **options: Any) -> FusedModule:
-    """A module of PyTorch, compiled to a callable that takes its place: see `graphfuse.torch.fuse`.
+def fuse(module: Any, example_inputs: Any = (), **options: Any) -> FusedModule:
+    """A module of PyTorch, or a program of torch.export, compiled to a callable that takes its place.
 
-    Raises GraphfuseError, InputError where PyTorch is not installed.
+    See `graphfuse.torch.fuse`. Raises GraphfuseError, InputError where PyTorch is not installed.
     """
     from graphfuse import torch
 
@@ -83,3 +83,13 @@ def explain(model: Any, *args: Any, **kwargs: Any) -> Explanation:
     from graphfuse import torch
 
     return torch.explain(model, *args, **kwargs)
+
+
+def to_torch(model: Any, example_inputs: Any = None, **options: Any) -> Any:
+    """A model file, or a module of PyTorch, as a plain trainable nn.Module: see `graphfuse.torch.to_torch`.
+
+    Raises GraphfuseError, InputError where PyTorch is not installed.
+    """
+    from graphfuse import torch
+
+    return torch.to_torch(model, example_inputs, **options)

@@ -14,22 +14,30 @@ from graphfuse.cli.values import AsJson, Dims, parse_dims
 from graphfuse.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from graphfuse.importers.common import StateVariable
+    from graphfuse.importers.source import Source
+    from graphfuse.options import CompileOptions
     from graphfuse.verify import Certificate
+    from graphfuse.verify.check import Verified
 
 NAME = "export"
-FORMATS = ("onnx",)
+FORMATS = ("onnx", "torch")
 EXAMPLES = """Examples:
 
 graphfuse export model.onnx -o lighter.onnx
 
 graphfuse export model.tflite --to onnx -o model.onnx
+
+graphfuse export model.onnx --to torch -o model.pt2
 """
 
 
 def command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
-    to: Annotated[str, typer.Option(help='"onnx": standard operators.')] = "onnx",
+    to: Annotated[str, typer.Option(help='"onnx": standard operators; "torch": a program of torch.export.')] = "onnx",
     disable: Annotated[list[str], typer.Option(metavar="RULE", help="Leave out a rewrite rule; may be repeated.")] = [],  # noqa: B006 - typer copies it
     verify: Annotated[bool, typer.Option("--verify/--no-verify", metavar="", help="Compare it with the model.")] = True,
     dims: Dims = [],  # noqa: B006
@@ -40,22 +48,19 @@ def command(
         raise InputError(f"there is no format {to!r}", remedy=f"choose one of {', '.join(FORMATS)}")
     if not output.parent.is_dir():
         raise InputError("the folder does not exist", where=str(output.parent))
-    from graphfuse.export.onnx import portable_model, write_portable
     from graphfuse.importers.open import open_model
     from graphfuse.options import CompileOptions
 
     started, sizes = time.perf_counter(), parse_dims(dims)
-    source = open_model(model)
-    portable = portable_model(source, CompileOptions(disabled_rules=tuple(disable)))
-    write_portable(portable, output)
-    certificate = _certificate(source, output, to, sizes) if verify else None
+    source, options = open_model(model), CompileOptions(disabled_rules=tuple(disable))
+    session, facts = (_to_onnx if to == "onnx" else _to_torch)(source, options, output, sizes)
+    certificate = _certificate(session(), source, sizes) if verify else None
     told = {
         "model": str(model),
         "format": source.format,
         "written": str(output),
         "to": to,
-        "opset": portable.graph.opset_imports[""] if to == "onnx" else None,
-        "nodes": len(portable.graph),
+        **facts,
         "seconds": round(time.perf_counter() - started, 3),
         "certificate": json.loads(certificate.to_json()) if certificate else None,
     }
@@ -67,14 +72,43 @@ def command(
         raise VerificationError(certificate.verdict, where=str(output))
 
 
-def _certificate(source: Any, output: Path, to: str, sizes: dict[str, int]) -> Certificate:
+# What was written: something that runs it for verification, and what is told about it.
+if TYPE_CHECKING:
+    _Written = tuple[Callable[[], Verified], dict[str, Any]]
+
+
+def _to_onnx(source: Source, options: CompileOptions, output: Path, _: dict[str, int]) -> _Written:
+    from graphfuse.export.check import ExportedSession
+    from graphfuse.export.onnx import portable_model, write_portable
+
+    portable = portable_model(source, options)
+    write_portable(portable, output)
+    facts = {"opset": portable.graph.opset_imports[""], "nodes": len(portable.graph)}
+    return lambda: ExportedSession(output, _states(source)), facts
+
+
+def _to_torch(source: Source, options: CompileOptions, output: Path, sizes: dict[str, int]) -> _Written:
+    from graphfuse.export.check import ProgramSession, graph_ends, manifest_of
+    from graphfuse.export.onnx import rewritten_model
+    from graphfuse.export.torch import export_program, module_of, write_program
+
+    model = rewritten_model(source, options)
+    module, (inputs, outputs) = module_of(model, source.where), graph_ends(model)
+    program = export_program(module, model, manifest_of(inputs, outputs), sizes, source.where)
+    write_program(program, output)
+    facts = {"opset": None, "nodes": len(module.graph.nodes), "fixed": list(program.fixed)}
+    return lambda: ProgramSession(output, program.inputs, outputs, _states(source)), facts
+
+
+def _states(source: Source) -> Sequence[StateVariable]:
     from graphfuse.importers.source import Converted
+
+    return source.converted.states if isinstance(source, Converted) else ()
+
+
+def _certificate(session: Verified, source: Source, sizes: dict[str, int]) -> Certificate:
     from graphfuse.verify import verify
 
-    states = source.converted.states if isinstance(source, Converted) else ()
-    from graphfuse.export.check import ExportedSession
-
-    session = ExportedSession(output, states)
     return verify(session, source, dims=sizes)
 
 
@@ -88,4 +122,7 @@ def _tell(told: dict[str, Any], certificate: Certificate | None) -> None:
     what = f"ONNX, opset {told['opset']}" if told["to"] == "onnx" else "a program of torch.export"
     head = Text.assemble((one_line(told["model"]), "bold"), f" ({told['format']}) → ", one_line(told["written"]))
     body = Text(f"  {what}, {told['nodes']} nodes, {told['seconds']:.1f} s")
+    if told.get("fixed"):
+        sizes = ", ".join(map(one_line, told["fixed"]))
+        body.append(f"\n  sizes that torch.export could not leave free: {sizes}", "yellow")
     show(Group(head, body, *([certificate_text(certificate)] if certificate else [Text("  not verified", "yellow")])))

@@ -1,4 +1,4 @@
-"""An exported ONNX file against the model it was made from."""
+"""An exported file against the model it was made from."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import helper
 
 from graphfuse import __version__
@@ -16,8 +17,10 @@ from graphfuse.artifact.dims import symbols_of
 from graphfuse.artifact.manifest import Manifest, Tensor
 from graphfuse.errors import InputError
 from graphfuse.importers.common import StateVariable
+from graphfuse.importers.exported import describe, require_torch
+from graphfuse.importers.torch_tensors import to_array, to_tensor
 from graphfuse.target import target_for
-from graphfuse.verify.originals import Stateful
+from graphfuse.verify.originals import Runner, Stateful
 from graphfuse.verify.reference import Reference
 
 
@@ -32,16 +35,11 @@ class ExportedSession:
 
     def __init__(self, path: Path, states: Sequence[StateVariable] = ()) -> None:
         graph = onnx.load(path, load_external_data=False).graph
-        hidden = {name for state in states for name in (state.input, state.output)}
-        inputs = tuple(_tensor(value) for value in graph.input if value.name not in hidden)
-        outputs = tuple(_tensor(value) for value in graph.output if value.name not in hidden)
-        symbols, computed = _symbols(inputs), _symbols(outputs)
-        self.manifest = Manifest(
-            inputs, outputs, symbols, (), target_for("native"), __version__, "",
-            measured=tuple(s for s in computed if s not in symbols),
-            states=tuple(_tensor(value) for value in graph.input if value.name in hidden),
-        )  # fmt: skip
-        self._runner = Stateful(Reference(path), states)
+        ends = tuple(tuple(_tensor(value) for value in side) for side in (graph.input, graph.output))
+        self._hold(manifest_of(ends[0], ends[1], states), Stateful(Reference(path), states))
+
+    def _hold(self, manifest: Manifest, runner: Runner) -> None:
+        self.manifest, self._runner = manifest, runner
 
     def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
         """The named outputs (None: all), as a Session gives them."""
@@ -59,6 +57,63 @@ class ExportedSession:
     def reset(self) -> None:
         """States back to what they start from."""
         self._runner.restart()
+
+
+class ProgramSession(ExportedSession):
+    """An exported program of torch.export in torch, with what verification asks of a session.
+
+    inputs, outputs: the user's names, and what is known of their shapes, in the program's order. Raises InputError
+    where torch does not load the file.
+    """
+
+    def __init__(
+        self, path: Path, inputs: Sequence[Tensor], outputs: Sequence[Tensor], states: Sequence[StateVariable] = ()
+    ) -> None:
+        names = [[tensor.name for tensor in side] for side in (inputs, outputs)]
+        self._hold(manifest_of(inputs, outputs, states), Stateful(_Program(path, *names), states))
+
+
+class _Program:
+    """What `Stateful` asks of a model, of a program of torch.export."""
+
+    def __init__(self, path: Path, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        self._torch = require_torch("checking an exported program")
+        self.name, self.version = "torch", str(self._torch.__version__)
+        try:
+            self._module = self._torch.export.load(path).module()
+        except Exception as error:  # whatever torch raises
+            raise InputError("torch does not load it", where=str(path), why=describe(error)) from error
+        self._inputs, self._outputs = inputs, outputs
+
+    def run(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        tensors = [to_tensor(np.array(inputs[name], order="C")) for name in self._inputs]
+        with self._torch.no_grad():
+            try:
+                found = self._module(*tensors)
+            except Exception as error:
+                raise InputError("torch refuses these inputs", why=describe(error)) from error
+        values = found if isinstance(found, tuple | list) else [found]
+        return {name: to_array(value) for name, value in zip(self._outputs, values, strict=True)}
+
+
+def graph_ends(model: ir.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The inputs and the outputs of a graph, with what is known of their shapes."""
+    sides = (model.graph.inputs, model.graph.outputs)
+    inputs, outputs = (tuple(_tensor(ir.serde.serialize_value(value)) for value in side) for side in sides)
+    return inputs, outputs
+
+
+def manifest_of(inputs: Sequence[Tensor], outputs: Sequence[Tensor], states: Sequence[StateVariable] = ()) -> Manifest:
+    """A manifest of these inputs and outputs, those of states apart."""
+    hidden = {name for state in states for name in (state.input, state.output)}
+    taken = tuple(tensor for tensor in inputs if tensor.name not in hidden)
+    given = tuple(tensor for tensor in outputs if tensor.name not in hidden)
+    symbols, computed = _symbols(taken), _symbols(given)
+    return Manifest(
+        taken, given, symbols, (), target_for("native"), __version__, "",
+        measured=tuple(s for s in computed if s not in symbols),
+        states=tuple(tensor for tensor in inputs if tensor.name in hidden),
+    )  # fmt: skip
 
 
 def _tensor(value: onnx.ValueInfoProto) -> Tensor:

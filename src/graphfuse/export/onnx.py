@@ -31,12 +31,20 @@ _CHANGED = {"GroupNormalization": 21, "Resize": 19, "Pad": 19, "AveragePool": 19
 
 
 def portable_model(source: Source | Path, options: CompileOptions) -> ir.Model:
+    """The model behind its rewrite rules, at the oldest opset that means the same: see `rewritten_model`."""
+    left_out = dict.fromkeys([*options.disabled_rules, *sorted(_TOO_NEW)])
+    portable = rewritten_model(source, replace(options, disabled_rules=tuple(left_out)))
+    _keep_sums_ahead_of_norms(portable)
+    _lower_opset(portable)
+    return portable
+
+
+def rewritten_model(source: Source | Path, options: CompileOptions) -> ir.Model:
     """The model behind its rewrite rules: folds and recognitions applied, the user's names for nodes and sizes.
 
     Raises GraphfuseError; UnsupportedModelError names the nodes that the standard has no operator for.
     """
-    left_out = dict.fromkeys([*options.disabled_rules, *sorted(_TOO_NEW)])
-    job = Job(source, replace(options, disabled_rules=tuple(left_out)))
+    job = Job(source, options)
     model: ir.Model = run_stages(job, stop_after="recognize").results["recognize"]
     foreign = [(n.op_type, label(n), f"it is of {n.domain}") for n in all_nodes(model.graph) if n.domain]
     if foreign:
@@ -47,9 +55,7 @@ def portable_model(source: Source | Path, options: CompileOptions) -> ir.Model:
     _name_as_the_user(graph, dim_names(model))
     graph.opset_imports.clear()
     graph.opset_imports[""] = OPSET
-    portable = ir.Model(graph, ir_version=10, producer_name="graphfuse", producer_version=__version__)
-    _lower_opset(portable)
-    return portable
+    return ir.Model(graph, ir_version=10, producer_name="graphfuse", producer_version=__version__)
 
 
 def write_portable(model: ir.Model, path: Path) -> None:
@@ -66,6 +72,21 @@ def write_portable(model: ir.Model, path: Path) -> None:
         if outside:
             os.replace(Path(folder) / data, path.with_name(data))
         os.replace(place, path)
+
+
+def _keep_sums_ahead_of_norms(model: ir.Model) -> None:
+    """Spell a residual sum that only a layer norm reads as Sum.
+
+    onnxruntime fuses an Add there into its SkipLayerNormalization, whose CPU kernel takes six times as long as Sum
+    and LayerNormalization do (1.31, 128 rows of 384: 217 against 34 microseconds).
+    """
+    for node in all_nodes(model.graph):
+        total = node.inputs[0] if node.op_type == "LayerNormalization" else None
+        add = total.producer() if total is not None else None
+        if add is None or total is None or add.op_type != "Add" or len(total.uses()) != 1 or total.is_graph_output():
+            continue
+        if total.dtype == ir.DataType.FLOAT:
+            add.op_type = "Sum"
 
 
 def _name_as_the_user(graph: ir.Graph, dims: dict[str, str]) -> None:

@@ -9,5 +9,6 @@ require_torch("graphfuse.torch")
 
 from graphfuse.torch.breaks import Explanation, explain  # noqa: E402
 from graphfuse.torch.module import FusedModule, fuse  # noqa: E402
+from graphfuse.torch.plain import to_torch  # noqa: E402
 
-__all__ = ["Explanation", "FusedModule", "explain", "fuse"]
+__all__ = ["Explanation", "FusedModule", "explain", "fuse", "to_torch"]

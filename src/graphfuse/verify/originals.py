@@ -40,6 +40,17 @@ class Runner(Protocol):
         """Put the states back to what they start from."""
 
 
+class Graph(Protocol):
+    """What runs a graph as it is, whose states are inputs and outputs like others."""
+
+    name: str
+    version: str
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Any]:
+        """All outputs by name. Raises InputError for inputs that it refuses."""
+        ...
+
+
 @dataclass(frozen=True)
 class Original:
     """The model to compare with: what runs it, and its graph as ONNX (with or without weights in other files).
@@ -70,7 +81,7 @@ def original_of(model: Source | str | Path | onnx.ModelProto) -> Original:
 class Stateful:
     """A graph whose states are inputs and outputs, run call after call. Raises InputError as what runs it does."""
 
-    def __init__(self, reference: Reference, states: Sequence[StateVariable] = ()) -> None:
+    def __init__(self, reference: Graph, states: Sequence[StateVariable] = ()) -> None:
         self.name, self.version = reference.name, reference.version
         self._reference, self._states = reference, states
         self._values: dict[str, Array] = {}
