@@ -26,13 +26,17 @@ from graphfuse.toolchain.files import disk_errors
 OLDEST = 17  # the first with LayerNormalization
 # Rules whose result needs an opset that few runtimes have: the spelling with older operators is as good to them.
 _TOO_NEW = frozenset({"recognize_swish", "recognize_rms_norm"})
+# Rules that take pairs of QuantizeLinear and DequantizeLinear apart, from which runtimes make their own integer kernels.
+_QUANTISED = frozenset(
+    {"fold_dequantize", "fold_scale_into_quantize", "recognize_integer_product", "simplify_dequantized_move"}
+)
 # Operators whose meaning changed although their signature did not: the first opset of today's.
 _CHANGED = {"GroupNormalization": 21, "Resize": 19, "Pad": 19, "AveragePool": 19}
 
 
 def portable_model(source: Source | Path, options: CompileOptions) -> ir.Model:
     """The model behind its rewrite rules, at the oldest opset that means the same: see `rewritten_model`."""
-    left_out = dict.fromkeys([*options.disabled_rules, *sorted(_TOO_NEW)])
+    left_out = dict.fromkeys([*options.disabled_rules, *sorted(_TOO_NEW | _QUANTISED)])
     portable = rewritten_model(source, replace(options, disabled_rules=tuple(left_out)))
     _keep_sums_ahead_of_norms(portable)
     _lower_opset(portable)

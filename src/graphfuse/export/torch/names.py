@@ -20,9 +20,12 @@ class Names:
 
     def fresh(self, wanted: str) -> str:
         """`wanted`, or that with a number."""
+        # A path inside one that is taken moves into a folder of another name: a parameter holds nothing.
+        parts, n = wanted.split("."), len(wanted.split("."))
+        depth = next((k for k in range(1, n) if ".".join(parts[:k]) in self._taken), n)
         name, k = wanted, 2
         while not self._is_free(name):
-            name, k = f"{wanted}_{k}", k + 1
+            name, k = ".".join([*parts[: depth - 1], f"{parts[depth - 1]}_{k}", *parts[depth:]]), k + 1
         self._taken.add(name)
         self._inner |= _heads(name)
         return name
