@@ -26,7 +26,7 @@ from graphfuse.toolchain.files import disk_errors
 OLDEST = 17  # the first with LayerNormalization
 # Rules whose result needs an opset that few runtimes have: the spelling with older operators is as good to them.
 _TOO_NEW = frozenset({"recognize_swish", "recognize_rms_norm"})
-# Rules that take pairs of QuantizeLinear and DequantizeLinear apart, from which runtimes make their own integer kernels.
+# Rules that take apart pairs of QuantizeLinear and DequantizeLinear, which runtimes have integer kernels for.
 _QUANTISED = frozenset(
     {"fold_dequantize", "fold_scale_into_quantize", "recognize_integer_product", "simplify_dequantized_move"}
 )
