@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ import zoo
 # The same examples every time: a failure seen once is seen again.
 settings.register_profile("graphfuse", derandomize=True, deadline=None)
 settings.load_profile("graphfuse")
+
+# A shell starts its background jobs deaf to Ctrl-C; in the tests, and in what they start, it is heard.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

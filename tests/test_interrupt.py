@@ -40,14 +40,6 @@ SHORT = {"endless": {"c": np.array(False), "x": X}, "often": {"n": np.array(2), 
 PATIENCE = 60.0  # seconds until a test is given up, on a machine with much else to do
 
 
-@pytest.fixture(autouse=True)
-def heeded() -> Iterator[None]:
-    """A shell starts its background jobs deaf to Ctrl-C; here, and in what is started from here, it is heard."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module")
 def artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("loops")
