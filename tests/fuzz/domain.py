@@ -28,6 +28,8 @@ FINITE_ONLY = frozenset(
         "DFT",
         "STFT",
         "SVMClassifier",
+        # onnxruntime has 0 for a kernel of NaN.
+        "SVMRegressor",
         # onnxruntime's softmax takes scores of NaN for nothing at all, and skips what is masked or adds a 0 for it.
         "Attention",
         "GroupQueryAttention",
@@ -36,6 +38,9 @@ FINITE_ONLY = frozenset(
         "MelWeightMatrix",
     ]
 )
+# Activations of recurrent operators that make a 0 of NaN in onnxruntime.
+_RELUS = frozenset(["Relu", "LeakyRelu", "ThresholdedRelu"])
+_MODEST = 4.0
 
 
 def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
@@ -67,9 +72,23 @@ def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
         # Outside the spectrum the evaluator counts bins from its end.
         rate, low, high = (float(given[x].item()) for x in node.input[2:5])
         return 0 <= low <= high <= rate / 2
+    if node.op_type == "Dropout" and len(node.input) > 2 and all(node.input):
+        # What is dropped is drawn anew in each run.
+        return not given[node.input[2]].item() or bool(given[node.input[1]].item() == 0)
+    if node.op_type == "RNN" and "Softplus" in _activations(node):
+        # onnxruntime takes the logarithm of e to its argument, which is infinite beyond 88; states add up to more.
+        return bool((np.abs(given[node.input[0]]) <= _MODEST).all())
     return True
 
 
+def _activations(node: onnx.NodeProto) -> list[str]:
+    return [name.decode() for a in node.attribute if a.name == "activations" for name in a.strings]
+
+
 def _finite_inputs(node: onnx.NodeProto) -> Iterator[str]:
-    if node.op_type in FINITE_ONLY:
+    if node.op_type in FINITE_ONLY or _RELUS & set(_activations(node)):
         yield from (x for x in node.input if x)
+    elif node.op_type == "Dropout" and len(node.input) > 2:
+        yield from (x for x in node.input[1:] if x)
+    elif "Softplus" in _activations(node):
+        yield node.input[0]

@@ -68,4 +68,14 @@ FOUND = {
     "unique_rows_of_a_matrix": """g (int32[7, 3] x) => (int32[A] y, int64[7] z) {
         k = Constant<value = int64[1] {1}>() u, p, z = Unique<axis = 0>(x) y = ReduceSum<keepdims = 0>(u, k) }""",
     "a_vector_times_itself": "g (float[16] x) => (float y) { y = MatMul(x, x) }",
+    "padding_of_axes_known_at_run_time": """g (float[5, 7] x, int64[1] a) => (float[A, B] y) {
+        p = Constant<value = int64[2] {2, 1}>() v = Constant<value = float {0.5}>() y = Pad(x, p, v, a) }""",
+    "sizes_rounded_up_in_a_reshape": """g (float[1, 1, N, 3] x, float[2, 1, 2, 2] w) => (float[A] y) {
+        c = Conv<auto_pad = "SAME_UPPER", strides = [2, 1]>(x, w)
+        r = Constant<value = int64[1] {-1}>() y = Reshape(c, r) }""",
+    "supports_far_from_the_origin": """g (float[4, 2] x) => (float[4, 1] y) {
+        c = Constant<value = float[2] {30000.0, 40000.0}>() z = Add(x, c)
+        y = ai.onnx.ml.SVMRegressor<kernel_type = "RBF", n_supports = 2, coefficients = [0.5, -1.0],
+            kernel_params = [0.4, 0.0, 0.0], rho = [0.3],
+            support_vectors = [30000.0, 40000.0, 30001.0, 40001.0]>(z) }""",
 }

@@ -139,8 +139,8 @@ class _Scope:
         for tensor in inputs:
             _own(program, tensor, self.node)
         _lower_nodes(program, found)
-        if found:
-            self.unsupported += found
+        if found or any(_operand(program, value) is None for value in graph.outputs):
+            self.unsupported += found  # nothing found: what is given back was made around it, and is listed there
             raise _InBody
         _complete(program)
         used = {a for t in program.tensors for a in t.args} | set(program.outputs) | program._read

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 
 import onnx_ir as ir
+import sympy
 from onnx_shape_inference import (  # type: ignore[import-untyped]
     SYM_DATA_KEY,
     OpUsageError,
@@ -15,12 +16,16 @@ from onnx_shape_inference import (  # type: ignore[import-untyped]
     infer_symbolic_shapes,
     registry,
 )
+from onnx_shape_inference._symbolic_shapes import ALLOWED_FUNCTIONS  # type: ignore[import-untyped]
 
 import graphfuse.graph.contrib_shapes  # noqa: F401  registers its rules
 import graphfuse.graph.shape_rules as shape_rules
 from graphfuse.graph.bodies import bodies, graphs, inner_first
 from graphfuse.graph.body_shapes import forget
 from graphfuse.graph.origins import all_nodes
+
+# It writes sizes that are rounded up (Range, pooling) and does not read them.
+ALLOWED_FUNCTIONS.setdefault("ceiling", sympy.ceiling)
 
 ShapeError = (ShapeInferenceError, OpUsageError)
 

@@ -313,14 +313,18 @@ def _constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
 
 @_replace("Pad")
 def _pad(ctx: ShapeInferenceContext, node: ir.Node) -> None:
-    """Padding that is known symbolically is as good as a constant."""
+    """Padding that is known symbolically is as good as a constant; any axis may be one that only the data names."""
     data = node.inputs[0]
     pads, axes = known(ctx, node, 1), known_ints(ctx, node, 3)
-    no_axes = len(node.inputs) < 4 or node.inputs[3] is None
-    if data is None or data.shape is None or pads is None or (axes is None and not no_axes):
-        _fall_back(ctx, node)
+    if data is None or data.shape is None:
         return
     rank = len(data.shape)
+    if axes is None and _is_given(node, 3):
+        ctx.set_shape_and_dtype(node.outputs[0], ir.Shape([ctx.new_symbolic_dim() for _ in range(rank)]), data.dtype)
+        return
+    if pads is None:
+        _fall_back(ctx, node)
+        return
     axes = list(range(rank)) if axes is None else [a % rank for a in axes]
     dims = list(data.shape)
     for k, axis in enumerate(axes):

@@ -144,6 +144,13 @@ def linear_classifier(node: OpNode) -> list[Tensor]:
 def kernel_values(node: OpNode, x: Tensor, vectors: np.ndarray, kind: str) -> Tensor:
     """The kernel of every row with every support vector, [N, vectors]."""
     gamma, offset, degree = (*node.attr("kernel_params", (0.0, 0.0, 0.0)), 0.0, 0.0, 0.0)[:3]
+    if kind == "RBF":
+        # By differences: of squares and products nothing would be left where both are large.
+        rows = reshape(x, (x.shape[0], 1, x.shape[1]))
+        apart = map_(
+            lambda a, b: (a - b) * (a - b), rows, constant(vectors.astype(np.float32)[None], "support_vectors")
+        )
+        return map_(lambda v: E.exp(v * -gamma), reduce("sum", apart, (2,)))
     products = matrix_product(x, constant(vectors.T.astype(np.float32), "support_vectors"))
     if kind == "LINEAR":
         return products
@@ -151,11 +158,7 @@ def kernel_values(node: OpNode, x: Tensor, vectors: np.ndarray, kind: str) -> Te
         return map_(lambda v: constant_power(v * gamma + offset, float(int(degree))), products)
     if kind == "SIGMOID":
         return map_(lambda v: E.tanh(v * gamma + offset), products)
-    if kind != "RBF":
-        raise NotSupported(f"kernel_type = {kind!r} is unknown")
-    own = reduce("sum", map_(lambda v: v * v, x), (1,))
-    theirs = row_of((vectors.astype(np.float64) ** 2).sum(1), F32, "squares")
-    return map_(lambda p, a, b: E.exp((a + b - p * 2) * -gamma), products, own, theirs)
+    raise NotSupported(f"kernel_type = {kind!r} is unknown")
 
 
 def _svm_samples() -> list[Sample]:
