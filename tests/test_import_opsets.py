@@ -332,3 +332,24 @@ def test_scans_over_batches(tmp_path: Path, shape: str, ahead: str, lengths: str
     for got, wanted in zip(session.run(None, feeds), peer, strict=True):
         assert got.shape == wanted.shape
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+UNTYPED = {
+    "ai.onnx.ml.DictVectorizer": 'string_vocabulary = ["a"]',
+    "ai.onnx.ml.TreeEnsemble": """nodes_splits = float[1] {1.0}, nodes_modes = uint8[1] {0}, nodes_featureids = [0],
+        nodes_truenodeids = [0], nodes_falsenodeids = [0], nodes_trueleafs = [1], nodes_falseleafs = [1],
+        leaf_weights = float[1] {1.0}, leaf_targetids = [0], tree_roots = [0], n_targets = 1""",
+    "RegexFullMatch": "",
+}
+
+
+@pytest.mark.parametrize("opset", [20, 24])
+@pytest.mark.parametrize("op", UNTYPED)
+def test_operators_behind_unknown_ones(tmp_path: Path, op: str, opset: int) -> None:
+    """onnx's inference reads the type of what they take, which an operator of another domain does not tell it."""
+    kind = "bool" if op == "RegexFullMatch" else "float"
+    text = f"""<ir_version: 10, opset_import: ["": {opset}, "ai.onnx.ml": 5, "com.microsoft": 1]>
+        g (float[2, 2] x) => ({kind}[N] y) {{ h = com.microsoft.FastGelu(x) y = {op}<{UNTYPED[op]}>(h) }}"""
+    file = tmp_path / "model.onnx"
+    onnx.save(onnx.parser.parse_model(text.replace("<>", "")), file)
+    assert op.split(".")[-1] in [node.op_type for node in import_onnx(file).model.graph]

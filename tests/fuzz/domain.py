@@ -16,6 +16,7 @@ FINITE_ONLY = frozenset(
         "DeformConv",
         "GlobalMaxPool",
         "GridSample",
+        "LpPool",
         "MaxPool",
         "MaxRoiPool",
         "NonMaxSuppression",
@@ -30,6 +31,8 @@ FINITE_ONLY = frozenset(
         "SVMClassifier",
         # onnxruntime has 0 for a kernel of NaN.
         "SVMRegressor",
+        # Which products of an elimination meet an infinity.
+        "Det",
         # onnxruntime's softmax takes scores of NaN for nothing at all, and skips what is masked or adds a 0 for it.
         "Attention",
         "GroupQueryAttention",
@@ -38,6 +41,9 @@ FINITE_ONLY = frozenset(
         "MelWeightMatrix",
     ]
 )
+# Ops whose second input meets padding: whether 0 times infinity is among the sums is the kernel's own affair.
+_WEIGHTED = frozenset(["Conv", "ConvTranspose", "FusedConv"])
+_WINDOWS = frozenset(["AveragePool", "LpPool", "MaxPool"])
 # Activations of recurrent operators that make a 0 of NaN in onnxruntime.
 _RELUS = frozenset(["Relu", "LeakyRelu", "ThresholdedRelu"])
 _MODEST = 4.0
@@ -45,7 +51,8 @@ _MODEST = 4.0
 
 def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
     """Whether every operator of the main graph is given what it is defined for. Raises NoAnswer."""
-    names = sorted({x for node in model.graph.node for x in _finite_inputs(node)})
+    finite = {x for node in model.graph.node for x in _finite_inputs(node)}
+    names = sorted(finite | {node.input[0] for node in model.graph.node if node.op_type in _WINDOWS})
     if not names:
         return True
     probe = onnx.ModelProto()
@@ -59,7 +66,7 @@ def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
         given |= dict(zip(computed, reference(probe)(inputs), strict=True))
     if not all(_is_within(node, given) for node in model.graph.node):
         return False
-    return all(np.isfinite(given[x].astype(np.float64)).all() for x in names if given[x].dtype.kind in "fV")
+    return all(np.isfinite(given[x].astype(np.float64)).all() for x in finite if given[x].dtype.kind in "fV")
 
 
 def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
@@ -72,6 +79,8 @@ def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
         # Outside the spectrum the evaluator counts bins from its end.
         rate, low, high = (float(given[x].item()) for x in node.input[2:5])
         return 0 <= low <= high <= rate / 2
+    if node.op_type in _WINDOWS:
+        return _fits(node, given[node.input[0]])
     if node.op_type == "Dropout" and len(node.input) > 2 and all(node.input):
         # What is dropped is drawn anew in each run.
         return not given[node.input[2]].item() or bool(given[node.input[1]].item() == 0)
@@ -81,12 +90,28 @@ def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
     return True
 
 
+def _fits(node: onnx.NodeProto, x: Array) -> bool:
+    """Whether a pool's windows lie in its image: of others runtimes make what they like."""
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    kernel, sizes = np.array(given["kernel_shape"]), np.array(x.shape[2:])
+    extent = (kernel - 1) * np.array(given.get("dilations", np.ones_like(kernel))) + 1
+    if given.get("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
+        # Where windows lie apart the padding is negative: cut off by some, nothing to others.
+        return bool((extent >= given.get("strides", np.ones_like(kernel))).all())
+    if node.op_type == "LpPool" and x.dtype == np.float64 and given.get("ceil_mode"):
+        return False  # of the evaluator, which scales by how much of a window there is
+    pads = np.array(given.get("pads", np.zeros(2 * len(kernel)))).reshape(2, -1).sum(0)
+    return bool((extent <= sizes + pads).all())
+
+
 def _activations(node: onnx.NodeProto) -> list[str]:
     return [name.decode() for a in node.attribute if a.name == "activations" for name in a.strings]
 
 
 def _finite_inputs(node: onnx.NodeProto) -> Iterator[str]:
-    if node.op_type in FINITE_ONLY or _RELUS & set(_activations(node)):
+    if node.op_type in _WEIGHTED:
+        yield node.input[1]
+    elif node.op_type in FINITE_ONLY or _RELUS & set(_activations(node)):
         yield from (x for x in node.input if x)
     elif node.op_type == "Dropout" and len(node.input) > 2:
         yield from (x for x in node.input[1:] if x)

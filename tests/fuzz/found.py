@@ -78,4 +78,17 @@ FOUND = {
         y = ai.onnx.ml.SVMRegressor<kernel_type = "RBF", n_supports = 2, coefficients = [0.5, -1.0],
             kernel_params = [0.4, 0.0, 0.0], rho = [0.3],
             support_vectors = [30000.0, 40000.0, 30001.0, 40001.0]>(z) }""",
+    "numbers_below_zero_in_a_row": """g (float[N] x) => (bool[A, B] y) {
+        m = Constant<value = int64[2, 3] {-4, 8, 5, -4, 6, -2}>() first = Constant<value = int64[1] {0}>()
+        k = Constant<value = int64[2] {3, 3}>() r = ReduceMin<keepdims = 0>(m, first) v = Concat<axis = -1>(r, k)
+        y = Scan<num_scan_inputs = 1, body = b (float t) => (bool[C] w) {
+            two = Constant<value = int64[1] {-2}>() w = Equal(v, two) }>(x) }""",
+    "expanded_by_data_twice": """g (float[2, 1, 5] x, float[5, 2] w, int64[2] t) => (float[A, B, C] y) {
+        one = Constant<value = int64[2] {1, 1}>() p = Max(t, one) s = Min(p, one)
+        k = Constant<value = int64[3] {1, 3, 1}>() a = Expand(x, s) b = Expand(a, k) y = MatMul(b, w) }""",
+    "moved_to_where_it_is": """g (float[6] x, float[1, 3, N, 1] z) => (float[A, B, C, D] y) {
+        i = Constant<value = int64[1, 3, 1, 1] {0, -1, 0}>() p = Constant<value = int64[8] {0, 1, 0, 0, 0, 2, 0, 0}>()
+        k = Constant<value = float {3.0}>() o = Constant<value = float {0.0}>() s = Constant<value = float {6.0}>()
+        a = Mul(x, z) b = GlobalAveragePool(a) c = GatherElements<axis = 3>(b, i) d = Pad<mode = "edge">(c, p)
+        e = Add(d, k) f = Clip(e, o, s) h = Mul(d, f) y = Div(h, s) }""",
 }

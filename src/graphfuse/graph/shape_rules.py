@@ -24,6 +24,7 @@ from onnx_shape_inference import (  # type: ignore[import-untyped]
 OPSET = 24
 SymDim = int | ir.SymbolicDim
 _LONGEST_SHAPE = 64
+_ELEMENT = "_x"  # begins the symbols of elements that may be of any sign
 _Rule = Callable[[ShapeInferenceContext, ir.Node], None]
 
 
@@ -70,7 +71,9 @@ _library = {
         "Add",
         "Sub",
         "Mul",
+        "Concat",
         "ConstantOfShape",
+        "Expand",
         "Pad",
         "Resize",
         "Equal",
@@ -295,6 +298,41 @@ def _unique(ctx: ShapeInferenceContext, node: ir.Node) -> None:
         ctx.set_shape_and_dtype(y, ir.Shape([n]), ir.DataType.INT64)
 
 
+@_replace("Concat")
+def _concat(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Elements that are not known are numbers of any sign; the library takes them for sizes."""
+    _fall_back(ctx, node)
+    elements = ctx.get_symbolic_value(node.outputs[0])
+    if elements is None or node.outputs[0].const_value is not None:
+        return
+    found: list[SymDim] = []
+    for k, x in enumerate(node.inputs):
+        own, count = known(ctx, node, k), x.shape[0] if x is not None and x.shape is not None else 0
+        if own is None and isinstance(count, int):
+            own = [_any_number(ctx) for _ in range(count)]
+        found += own or []
+    if len(found) == len(elements):
+        ctx.set_symbolic_value(node.outputs[0], found)
+
+
+def _any_number(ctx: ShapeInferenceContext) -> ir.SymbolicDim:
+    """A fresh symbol for an element of a tensor, of which nothing is known."""
+    return ir.SymbolicDim(f"{_ELEMENT}{ctx.new_symbolic_dim().value}")
+
+
+@_replace("Expand")
+def _expand(ctx: ShapeInferenceContext, node: ir.Node) -> None:
+    """Where only the data tells the target, the number of its elements still tells the rank."""
+    data, target = node.inputs[0], node.inputs[1]
+    if data is None or target is None or data.shape is None:
+        return
+    sizes = known(ctx, node, 1)
+    if sizes is None and target.shape is not None and len(target.shape) == 1 and isinstance(target.shape[0], int):
+        sizes = [ctx.new_symbolic_dim() for _ in range(target.shape[0])]
+    shape = None if sizes is None else broadcast_shapes(data.shape, ir.Shape(sizes))
+    ctx.set_shape_and_dtype(node.outputs[0], shape, data.dtype)
+
+
 @_replace("ConstantOfShape")
 def _constant_of_shape(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     """A shape that is known symbolically is as good as a constant; a short row of integers is a shape itself."""
@@ -374,8 +412,12 @@ def _same(a: SymDim, b: SymDim) -> bool | None:
         return True
     # What inference cannot know may be zero: an empty row that a loop adds to, the places of no elements.
     unknown = [s for s in difference.free_symbols if s.name.startswith("_")]
-    may_be_zero = {s: sympy.Symbol(s.name, integer=True, nonnegative=True) for s in unknown}
-    return False if difference.xreplace(may_be_zero).is_nonzero else None
+    weaker = {s: sympy.Symbol(s.name, integer=True, nonnegative=_is_size(s)) for s in unknown}
+    return False if difference.xreplace(weaker).is_nonzero else None
+
+
+def _is_size(symbol: sympy.Symbol) -> bool | None:
+    return None if symbol.name.startswith(_ELEMENT) else True
 
 
 @_replace("Where")
@@ -394,4 +436,4 @@ def _where(ctx: ShapeInferenceContext, node: ir.Node) -> None:
     if chosen is not None and len(chosen) == len(a):
         ctx.set_symbolic_value(out, [p if c else q for c, p, q in zip(chosen, a, b, strict=True)])
     else:
-        ctx.set_symbolic_value(out, [p if _same(p, q) else ctx.new_symbolic_dim() for p, q in zip(a, b, strict=True)])
+        ctx.set_symbolic_value(out, [p if _same(p, q) else _any_number(ctx) for p, q in zip(a, b, strict=True)])

@@ -20,6 +20,9 @@ from graphfuse.importers.scans import scan_batches, set_scans_apart
 # The converter and the checker read small constants (axes, scales); larger ones travel as inputs, so that weights of
 # any size cost nothing and the 2 GB limit of a serialised model is never met.
 _SMALL_BYTES = 1024
+# onnx's inference reads the type of their first input without asking whether it has one: the process would end.
+_FATAL = {"DictVectorizer": "ai.onnx.ml", "TreeEnsemble": "ai.onnx.ml", "RegexFullMatch": ""}
+_HIDDEN = "graphfuse.not_inferred"
 # Names that the converter gives to its own values.
 _CONVERTER_PREFIX = "_v_"
 
@@ -217,21 +220,50 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
 
 
 def _with_output_shapes(proto: onnx.ModelProto, *, present: bool) -> onnx.ModelProto:
-    """A copy whose outputs all state some shape, which the checker wants, or none, as files have them wrong."""
+    """A copy whose outputs all state some shape, which the checker wants, or none, as files have them wrong.
+
+    Without shapes it is for inference, from which the operators are hidden that it cannot survive.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
-    graphs = [copy.graph]
-    for graph in graphs:
+    if not present:
+        _hide(copy)
+    for graph in _graphs(copy):
         for node in graph.node:
             _spell_defaults(node, copy.opset_import)
         for output in (v for v in graph.output if v.type.WhichOneof("value") in (None, "tensor_type")):
             output.type.tensor_type.ClearField("shape")
             if present:
                 output.type.tensor_type.shape.SetInParent()
+    return copy
+
+
+def _graphs(proto: onnx.ModelProto) -> list[onnx.GraphProto]:
+    """The main graph and every body."""
+    graphs = [proto.graph]
+    for graph in graphs:
         for attribute in (a for node in graph.node for a in node.attribute):
             graphs += [attribute.g] if attribute.HasField("g") else []
             graphs += attribute.graphs
-    return copy
+    return graphs
+
+
+def _hide(proto: onnx.ModelProto) -> None:
+    """Move the operators of _FATAL, in place, to a domain that onnx knows nothing of."""
+    for node in (node for graph in _graphs(proto) for node in graph.node):
+        if _FATAL.get(node.op_type) == ("" if node.domain == "ai.onnx" else node.domain):
+            node.domain = _HIDDEN
+    proto.opset_import.append(onnx.helper.make_opsetid(_HIDDEN, 1))
+
+
+def _unhide(proto: onnx.ModelProto) -> None:
+    """Undo `_hide`."""
+    for node in (node for graph in _graphs(proto) for node in graph.node):
+        if node.domain == _HIDDEN:
+            node.domain = _FATAL[node.op_type]
+    kept = [entry for entry in proto.opset_import if entry.domain != _HIDDEN]
+    del proto.opset_import[:]
+    proto.opset_import.extend(kept)
 
 
 def _spell_defaults(node: onnx.NodeProto, imports: Iterable[onnx.OperatorSetIdProto]) -> None:
@@ -257,7 +289,12 @@ def _convert(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 def _convert_quietly(proto: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.version_converter.convert_version(proto, OPSET)
+    hidden = onnx.ModelProto()
+    hidden.CopyFrom(proto)
+    _hide(hidden)
+    converted = onnx.version_converter.convert_version(hidden, OPSET)
+    _unhide(converted)
+    return converted
 
 
 def _culprits(proto: onnx.ModelProto, message: str) -> list[tuple[str, str, str]]:

@@ -70,4 +70,7 @@ def emit(w: Writer, row: Scope, lane: Var, found: Sequence[Move]) -> None:
     for m in found:
         source = scope.address(m.source, m.value.tensor)
         to = scope.destination(scope.context.views[m.target], m.to)
+        if to == source:  # planned to lie where it is
+            copies.line(f"(void)({to}), (void)j1;")
+            continue
         copies.line(f"memcpy({to}, {source}, (size_t)(j1 - j0) * sizeof({c_type(m.target.dtype)}));")
