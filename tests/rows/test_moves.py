@@ -63,6 +63,24 @@ CASES: dict[str, tuple[str, dict[str, int]]] = {
     },
 }
 
+TURNED = "transposed in registers"
+# The shape, its order, and the values of its sizes.
+TRANSPOSES: dict[str, tuple[str, tuple[int, ...], dict[str, int]]] = {
+    "squares": ("32, 48", (1, 0), {}),
+    "cut squares": ("50, 67", (1, 0), {}),
+    "longer than a chunk": ("1090, 35", (1, 0), {}),
+    "channels last": ("2, 19, 5, 21", (0, 2, 3, 1), {}),
+    "channels first": ("2, 5, 21, 19", (0, 3, 1, 2), {}),
+    "reversed": ("17, 3, 33", (2, 1, 0), {}),
+    "of open sizes": ("A, B, C", (0, 2, 1), {"A": 3, "B": 41, "C": 50}),
+    "smaller than a square": ("A, B, C", (2, 1, 0), {"A": 3, "B": 2, "C": 5}),
+    "of no elements": ("A, B, C", (2, 0, 1), {"A": 3, "B": 0, "C": 5}),
+}
+for _name, (_shape, _order, _sizes) in TRANSPOSES.items():
+    _open = ", ".join(f"O{k}" for k in _order)
+    _text = f"g (float[{_shape}] x) => (float[{_open}] y) {{ y = Transpose<perm = {list(_order)}>(x) }}"
+    CASES[f"transposed: {_name}"] = (_text, _sizes)
+
 
 @cache
 def runners(cpu: str) -> dict[str, tuple[Emitted, Runner]]:
@@ -92,7 +110,8 @@ def inputs_of(e: Emitted, sizes: dict[str, int]) -> dict[str, np.ndarray]:
 def test_every_byte_arrives(name: str, cpu: str) -> None:
     text, sizes = CASES[name]
     e, run = runners(cpu)[name]
-    assert any(COPIED in call.code.describe for call in e.plan.calls) == (name != "elements backwards")
+    how = TURNED if name.startswith("transposed") else COPIED
+    assert any(how in call.code.describe for call in e.plan.calls) == (name != "elements backwards")
     inputs = inputs_of(e, sizes)
     wanted = [x.tobytes() for x in interpret(inferred(parse(text)), inputs, sizes)]
     for threads in (1, 2, 3, 7):

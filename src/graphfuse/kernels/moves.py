@@ -1,4 +1,8 @@
-"""Rows regions that only move data: runs of elements that lie back to back on both sides are copied whole."""
+"""Rows regions that only move data.
+
+Runs of elements that lie back to back on both sides are copied whole. Where the runs of one side cross those of the
+other, as in a transpose, squares of registers are turned over.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from graphfuse.codegen.access import Access
+from graphfuse.codegen.params import Params
 from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.fusion.passes import RowProgram
 from graphfuse.graph.dims import Dim, add, mul
-from graphfuse.graph.dtypes import c_type, item_bytes
+from graphfuse.graph.dtypes import F32, c_type, item_bytes
 from graphfuse.ops.expr import Expr, Load, Var, cost
 from graphfuse.ops.tensor import Tensor
 
@@ -20,6 +25,10 @@ RUN_BYTES = 65536
 # instruction of an index that comes from data.
 RUN_WORK = 64
 INDEX_WORK = 16
+# Elements of the other axis that one unit of work turns over: whole cache lines of each row that is read, and few rows
+# that are written, whose lines may share a set of the cache; and of the axis along the lanes.
+TURN_WIDTH = 32
+TURN_LENGTH = 1024
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,15 @@ class Move:
     value: Load
     to: Access
     source: Access
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A move whose source has its unit steps along `across`, and its target along `lane`."""
+
+    move: Move
+    lane: Var
+    across: Var
 
 
 def moves(
@@ -74,3 +92,41 @@ def emit(w: Writer, row: Scope, lane: Var, found: Sequence[Move]) -> None:
             copies.line(f"(void)({to}), (void)j1;")
             continue
         copies.line(f"memcpy({to}, {source}, (size_t)(j1 - j0) * sizeof({c_type(m.target.dtype)}));")
+
+
+def turned(
+    program: RowProgram, found: Mapping[Load, Access], stores: Mapping[Tensor, Access], lane: Var
+) -> Turn | None:
+    """The transpose that a region consists of; None where it does anything else."""
+    if program.axes or program.spills or len(program.passes) != 1 or len(program.passes[0].stores) != 1:
+        return None
+    [(target, value)] = program.passes[0].stores
+    if program.passes[0].row_stores or not isinstance(value, Load) or value.guard is not None:
+        return None
+    move = Move(target, value, stores[target], found[value])
+    if not move.to.view.dtype == move.source.view.dtype == target.dtype == value.dtype == F32:
+        return None
+    if move.to.along(lane) != 1 or move.source.along(lane) in (0, 1) or move.to.lane_step or move.source.lane_step:
+        return None
+    across = [v for v, s in move.source.strides.items() if s == 1 and v != lane]
+    if len(across) != 1 or move.to.irregular or any(move.source.irregular_in(v) for v in (lane, across[0])):
+        return None
+    return Turn(move, lane, across[0])
+
+
+def emit_turn(w: Writer, row: Scope, turn: Turn, params: Params, lanes: int) -> None:
+    """Transposes elements [j0, j1) along the lanes and a strip of the other axis; of cut squares one at a time."""
+    move = turn.move
+    wide, high = params.dim(move.source.stride(turn.lane)), params.dim(move.to.stride(turn.across))
+    whole = f"j + {lanes} <= j1 && i + {lanes} <= strip1"
+    with w.loop("j", "j0", "j1", str(lanes)), w.loop("i", "strip0", "strip1", str(lanes)):
+        scope = row.child({turn.lane: "j", turn.across: "i"}, w.section())
+        source, to = w.fresh("from"), w.fresh("to")
+        w.line(f"const float *{source} = {scope.address(move.source, move.value.tensor)};")
+        w.line(f"float *{to} = {scope.destination(scope.context.views[move.target], move.to)};")
+        with w.block(f"if ({whole})"):
+            w.line(f"gf_transpose_f32({source}, {wide}, {to}, {high});")
+            w.line("continue;")
+        w.line(f"const int64_t height = gf_min64({lanes}, strip1 - i), width = gf_min64({lanes}, j1 - j);")
+        with w.loop("k", "0", "height"), w.loop("l", "0", "width"):
+            w.line(f"{to}[k * {high} + l] = {source}[l * {wide} + k];")

@@ -17,7 +17,7 @@ from graphfuse.codegen.vector import Context, Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.fusion.passes import Fold, Pass, RowProgram
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, mul, product, same
-from graphfuse.graph.dtypes import c_type, item_bytes, suffix, vector_type
+from graphfuse.graph.dtypes import F32, c_type, item_bytes, suffix, vector_type
 from graphfuse.ops.expr import Const, Expr, Var, cost, loads_of, substitute, variables_of
 from graphfuse.ops.tensor import Tensor, variables
 from graphfuse.plan.site import SIGNATURE, KernelCode
@@ -72,6 +72,7 @@ class _Rows:
         self.lane = self._choose_lane()
         self.along = self.lane is not None and self.lane.reduced
         self.moves = moves.moves(program, self.load_access, self.store_access, self.lane.var if self.lane else None)
+        self.turn = self._turned()
         if self.lane is not None and not self.along:
             self._widen_spills()
 
@@ -174,6 +175,16 @@ class _Rows:
         votes = [(sum(a.stride(x.var) == 1 for a in self._accesses()), k) for k, x in enumerate(self.axes)]
         return self.axes[max(votes)[1]]
 
+    def _turned(self) -> moves.Turn | None:
+        """The transpose that the region is, where there are squares to turn over."""
+        if self.lane is None:
+            return None
+        turn = moves.turned(self.program, self.load_access, self.store_access, self.lane.var)
+        extents = [a.extent for a in self.axes if turn is not None and a.var in (turn.lane, turn.across)]
+        if len(extents) != 2 or any(isinstance(d, int) and d < self.target.lanes for d in extents):
+            return None
+        return turn
+
     # ------------------------------------------------------------------ emission
 
     def emit(self) -> KernelCode:
@@ -206,6 +217,8 @@ class _Rows:
         elements = product(self.program.space)
         if self.moves:
             return moves.work(self.moves, elements, rows)
+        if self.turn is not None:
+            return mul(elements, 2 * item_bytes(F32))
         return mul(elements, sum(cost(e) for e in self._expressions()) + 2 * len(self._accesses()))
 
     def _hint(self) -> str:
@@ -219,6 +232,8 @@ class _Rows:
         steps = len(self._stages())
         if self.moves:
             return "rows, copied in runs"
+        if self.turn is not None:
+            return "squares, transposed in registers"
         return f"rows, {how}, " + (f"{steps} stages" if steps > 1 else f"{trips} pass{'es' * (trips != 1)}")
 
     def _declare_outputs(self) -> None:
@@ -238,13 +253,16 @@ class _Rows:
 
     def _row_loop(self, w: Writer) -> Dim:
         """The loop over rows; returns their number. A row is one point of the outer axes, and one chunk of the lane."""
-        outer = [a for a in self.axes if not a.reduced and a is not self.lane]
+        across = None if self.turn is None else next(a for a in self.axes if a.var == self.turn.across)
+        outer = [a for a in self.axes if not a.reduced and a is not self.lane and a is not across]
         chunked = self.lane is not None and not self.lane.reduced
         counters: list[tuple[str, Dim]] = [(a.var.name, a.extent) for a in outer]
         chunk = self._chunk()
         chunks = ceildiv(self.lane.extent, chunk) if self.lane is not None and chunked else 1
         if chunks != 1:
             counters.append(("chunk", chunks))
+        if across is not None:
+            counters.append(("strip", ceildiv(across.extent, moves.TURN_WIDTH)))
         if counters:
             self._start_counters(w, counters)
         with w.loop("r", "r0", "r1"):
@@ -254,6 +272,11 @@ class _Rows:
                 extent = self.params.dim(self.lane.extent)
                 row.line(f"const int64_t j0 = {'0' if chunks == 1 else f'chunk * {chunk}'};")
                 row.line(f"const int64_t j1 = {extent if chunks == 1 else f'gf_min64(j0 + {chunk}, {extent})'};")
+            if across is not None:
+                row.line(f"const int64_t strip0 = strip * {moves.TURN_WIDTH};")
+                row.line(
+                    f"const int64_t strip1 = gf_min64(strip0 + {moves.TURN_WIDTH}, {self.params.dim(across.extent)});"
+                )
             self._row(row, {a.var: a.var.name for a in outer})
             if counters:
                 self._advance_counters(w, counters)
@@ -262,6 +285,8 @@ class _Rows:
     def _chunk(self) -> int:
         if self.lane is None or self.program.axes:
             return self.target.lanes * BLOCK
+        if self.turn is not None:
+            return moves.TURN_LENGTH
         extent = self.lane.extent
         longest = moves.chunk(self.moves) if self.moves else CHUNK
         others = product(a.extent for a in self.axes if a is not self.lane)
@@ -294,6 +319,9 @@ class _Rows:
             return
         if self.moves:
             moves.emit(w, row, self.lane.var, self.moves)
+            return
+        if self.turn is not None:
+            moves.emit_turn(w, row, self.turn, self.params, self.target.lanes)
             return
         steps = self._stages()
         if len(steps) > 1:
