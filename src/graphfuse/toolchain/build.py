@@ -28,6 +28,9 @@ _ROOM = 4 << 20  # bytes that the files of one compiler call fit in
 _MAIN = "model.main"  # no kernel can be called so
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}", re.ASCII)
 _NO_SPACE = ("No space left on device", "NoSpaceLeft", "Disk quota exceeded", "File too large", "FileTooBig")
+# gcc 12 breaks down over float32 that is widened and compared, in a pass that can be left out.
+_COMPILERS_BUG = "internal compiler error: in convert_mode_scalar"
+_WITHOUT_THE_BUG = "-fno-tree-forwprop"
 
 Progress = Callable[[int, int, str], None]  # (steps done, steps in all, what was done last)
 
@@ -156,7 +159,10 @@ class _Build:
                 return
             source = self.work / f"{unit.name}.c"
             source.write_text(unit.text, encoding="utf-8")
-            finished = self._run((*self.compiler.argv, *flags, "-c", source.name, "-o", output.name))
+            command = (*self.compiler.argv, *flags, "-c", source.name, "-o", output.name)
+            finished = self._run(command)
+            if finished.status != 0 and _COMPILERS_BUG in finished.errors:
+                finished = self._run((*command, _WITHOUT_THE_BUG))
             if finished.status != 0 or not output.is_file():
                 kept = self.cache.keep_failed(f"{unit.name}-{key[:12]}.c", unit.text)
                 what = f"the compiler failed on {unit.name}"
