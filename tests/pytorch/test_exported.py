@@ -8,6 +8,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="needs PyTorch: pip install 'graphfuse[torch]'")
 
 from torch import nn
+from torch._export.serde.schema import SCHEMA_VERSION
 
 import graphfuse as gf
 from graphfuse.compiler import compile_model
@@ -146,11 +148,46 @@ def test_files_execute_nothing(program: Any, tmp_path: Path) -> None:
     def target(name: str, data: bytes) -> bytes:
         return data.replace(b"torch.ops.aten.linear.default", b"torch.os.system")
 
-    for k, change in enumerate((sample, weight, size, target)):
-        bad = rewritten(good, tmp_path / f"bad{k}.pt2", change)
+    bad = [rewritten(good, tmp_path / f"bad{k}.pt2", change) for k, change in enumerate((sample, weight, size, target))]
+    for file in (*bad, older(good, tmp_path / "older.pt2", buffer.getvalue())):
         with pytest.raises(ModelFileError, match=r"could execute code.*--allow-pickle"):
-            _ = open_model(bad).program  # type: ignore[attr-defined]
+            _ = open_model(file).program  # type: ignore[attr-defined]
         assert not mark.exists()
+
+
+def older(source: Path, target: Path, pickled: bytes) -> Path:
+    """A program that torch's reader refuses, and beside it one in the form that torch wrote before 2.8."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        new.writestr("first/nothing", b"")
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+            if name.endswith("models/model.json"):
+                new.writestr("serialized_exported_program.json", old.read(name))
+        new.writestr("version", ".".join(map(str, SCHEMA_VERSION)))
+        for part in ("state_dict", "constants", "example_inputs"):
+            new.writestr(f"serialized_{part}.pt", pickled)
+    return target
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_names_of_parts_are_told_apart_as_torch_does(program: Any, tmp_path: Path, first: bool) -> None:
+    """torch takes capitals in the names of an archive's files for small letters, and reads one of the two files."""
+    good, bad, mark = tmp_path / "good.pt2", tmp_path / "bad.pt2", tmp_path / "harm"
+    torch.export.save(program, good)
+    with zipfile.ZipFile(good) as old, zipfile.ZipFile(bad, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            both = [(name, data)]
+            if name.endswith("weights/weight_0"):
+                both = [(name, pickle.dumps(Harm(mark)))]
+            elif name.endswith("weights_config.json"):
+                shouted = name.replace("config.json", "CONFIG.JSON")
+                both.insert(0 if first else 1, (shouted, data.replace(b'"use_pickle": false', b'"use_pickle": true')))
+            for member in both:
+                new.writestr(*member)
+    with suppress(ModelFileError):
+        _ = open_model(bad).program  # type: ignore[attr-defined]
+    assert not mark.exists()
 
 
 @pytest.mark.parametrize(

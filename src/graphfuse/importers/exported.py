@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,6 @@ from graphfuse.importers.exported_names import Operators, find_operators, operat
 from graphfuse.importers.source import Converted
 from graphfuse.importers.spelling import Spelled
 
-_KIND = "pkg.torch.export.graph_signature.OutputSpec.kind"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CHANGED = ".changed"
 _OPSET = 23  # the newest that the exporter has forms of operators for
@@ -303,12 +302,6 @@ def _as_number(leaf: Any, spec: Any) -> Any:
 def changed_inputs(outputs: Iterable[str]) -> list[str]:
     """The inputs that a program changes in place, by the names of the outputs that hold their new values."""
     return [name.partition(_CHANGED)[0] for name in outputs if _CHANGED in name]
-
-
-def constants_of(program: Any) -> Mapping[str, Any]:
-    """The inputs of a program that are no tensors: name -> the value that it was exported for."""
-    specs = [spec for spec in program.graph_signature.input_specs if spec.kind.name == "USER_INPUT"]
-    return {spec.arg.name: spec.arg.value for spec in specs if hasattr(spec.arg, "value")}
 
 
 def describe(error: BaseException) -> str:

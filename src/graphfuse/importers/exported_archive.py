@@ -49,9 +49,8 @@ class ExportedFile(Exported):
     def load(self) -> Any:
         torch = require_torch("a file of torch.export")
         try:
-            with zipfile.ZipFile(self.path) as archive:
-                danger = "" if self._allow_pickle else next(_dangers(archive, torch), "")
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, NotImplementedError) as error:
+            danger = "" if self._allow_pickle else next(_dangers(self.path, torch), "")
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, zipfile.BadZipFile) as error:
             remedy = "export the model again"
             raise ModelFileError("a damaged archive", where=self.where, why=describe(error), remedy=remedy) from error
         if danger:
@@ -70,34 +69,46 @@ def holds_program(members: tuple[str, ...]) -> bool:
     return "archive_format" in inner and any(re.fullmatch(r"models/[^/]*\.json", name) for name in inner)
 
 
-def _dangers(archive: zipfile.ZipFile, torch: Any) -> Iterator[str]:
+def _dangers(path: Path, torch: Any) -> Iterator[str]:
     """What loading would execute, in words; nothing for a plain program."""
-    for member in archive.infolist():
-        name = member.filename.partition("/")[2]
+    with zipfile.ZipFile(path) as archive:
+        # What its reader refuses, torch takes for its older form, whose files are in no folder and pickled.
+        for name in archive.namelist():
+            if "/" not in name:
+                yield f"{one_line(name, 80)!r} is outside the archive's folder, as in files before torch 2.8"
+    # torch's own reader, which does not see in every archive what Python's sees, and takes capitals for small letters.
+    reader = torch._C.PyTorchFileReader(str(path))
+    for member in reader.get_all_records():
+        name = member.lower()
         if name.startswith("data/aotinductor/"):
-            yield f"{name} is compiled code"
+            yield f"{one_line(member, 80)} is compiled code"
         elif name.endswith(".pt"):
-            yield from _pickled(archive, member, torch)
+            yield from _pickled(reader, member, path.stat().st_size, torch)
         elif name.endswith("_config.json"):
-            yield from _payloads(_json(archive, member))
+            yield from _payloads(_json(reader, member))
         elif name.startswith("models/"):
-            yield from _programs(_json(archive, member))
+            yield from _programs(_json(reader, member))
 
 
-def _json(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Any:
-    if member.file_size > _MOST_JSON:
-        raise ValueError(f"{member.filename} is too large")
-    return json.loads(archive.read(member))
+def _record(reader: Any, member: str, most: int) -> bytes:
+    if reader.get_record_size(member) > most:
+        raise ValueError(f"{one_line(member, 80)} is too large")
+    data: bytes = reader.get_record(member)
+    return data
 
 
-def _pickled(archive: zipfile.ZipFile, member: zipfile.ZipInfo, torch: Any) -> Iterator[str]:
+def _json(reader: Any, member: str) -> Any:
+    return json.loads(_record(reader, member, _MOST_JSON))
+
+
+def _pickled(reader: Any, member: str, most: int, torch: Any) -> Iterator[str]:
     """Pickles that hold more than tensors and plain values; torch would execute those as well."""
-    data = archive.read(member)
+    data = _record(reader, member, max(most, _MOST_JSON))
     try:
         if data:
             torch.load(io.BytesIO(data), weights_only=True)
     except Exception as error:  # an unpickler's, of any kind
-        yield f"{one_line(member.filename, 80)} is pickled: {describe(error)}"
+        yield f"{one_line(member, 80)} is pickled: {describe(error)}"
 
 
 def _payloads(config: Any) -> Iterator[str]:

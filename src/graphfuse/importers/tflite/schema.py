@@ -19,7 +19,6 @@ import numpy as np
 
 from graphfuse.errors import ModelFileError, one_line
 
-IDENTIFIER = b"TFL3"
 AGAIN = "download or convert the model again"
 # What the flatbuffer classes and NumPy raise on offsets, lengths and numbers that cannot be.
 BROKEN = (struct.error, IndexError, KeyError, ValueError, TypeError, OverflowError, AttributeError, MemoryError)

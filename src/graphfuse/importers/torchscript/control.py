@@ -134,7 +134,7 @@ def _joined(interpreter: Interpreter, condition: Tensor, then: _Branch, other: _
     for branch, values in ((then, one), (other, two)):
         with b.speller.inside(branch.graph):
             for spec, value in zip(specs, values, strict=True):
-                branch.graph.outputs.extend(_own(b, branch.graph, v) for v in spec.values(b, value))
+                branch.graph.outputs.extend(_own(b, v) for v in spec.values(b, value))
     count = len(then.graph.outputs)
     made: list[ir.Value] = []
     if count:
@@ -148,7 +148,7 @@ def _joined(interpreter: Interpreter, condition: Tensor, then: _Branch, other: _
     return joined[: len(then.results)]
 
 
-def _own(b: Any, graph: ir.Graph, value: ir.Value) -> ir.Value:
+def _own(b: Any, value: ir.Value) -> ir.Value:
     """A result of a body's own: a copy of what is made around it, or is a result already."""
     copy: ir.Value = b.speller("Identity", value)
     copy.type, copy.shape = value.type, value.shape
@@ -201,9 +201,9 @@ def _spelled(
         graph, results, after = _body(interpreter, block, done, values, env, specs, list(carried))
         again, outs = results[0], [*results[1:], *(after.get(box, _held(box)) for box in carried)]
         with b.speller.inside(graph):
-            graph.outputs.append(_own(b, graph, b.as_tensor(again, torch.bool).value))
+            graph.outputs.append(_own(b, b.as_tensor(again, torch.bool).value))
             for spec, value in zip(specs, outs, strict=True):
-                graph.outputs.extend(_own(b, graph, v) for v in spec.values(b, value))
+                graph.outputs.extend(_own(b, v) for v in spec.values(b, value))
         endless = not isinstance(trips, Tensor) and trips >= _ENDLESS
         left: Any = None
         if not endless:

@@ -133,7 +133,7 @@ class TorchScript(Converted):
         file = {path: slot.initial for path, slot in first.slots.items()}
         steady, kept = self._steady(kept)
         tensors = {path: spec for path, spec in kept.items() if isinstance(spec, Tensors)}
-        initial = {path: _start(spec, file.get(path), path) for path, spec in tensors.items()}
+        initial = {path: _start(spec, file.get(path)) for path, spec in tensors.items()}
         as_it_is = all(_fits(spec, file.get(path)) for path, spec in kept.items())
         if as_it_is:
             return self._spelled(steady, tensors, initial)
@@ -281,7 +281,7 @@ def _joined(kept: dict[str, Spec], call: Call, after: dict[str, Spec]) -> dict[s
     return found
 
 
-def _start(spec: Tensors, held: Any, path: str) -> torch.Tensor:
+def _start(spec: Tensors, held: Any) -> torch.Tensor:
     """What a state starts from: what the file has, or zeros where that has another shape."""
     shape = [d for d in spec.shape or () if isinstance(d, int)]
     if _fits(spec, held):

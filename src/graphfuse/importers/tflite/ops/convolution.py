@@ -115,7 +115,7 @@ def _in_floats(
     )
 
 
-def _requantized(call: Call, y: ir.Value, activation: int, channel_axis_rank: int | None = None) -> ir.Value:
+def _requantized(call: Call, y: ir.Value, activation: int) -> ir.Value:
     s, x, weights = call.s, single(call.quantized(0), "the input"), call.quantized(1)
     result, dtype = single(call.out_quantized(), "the result"), call.out_dtype()
     assert weights is not None

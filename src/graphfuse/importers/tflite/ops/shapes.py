@@ -222,7 +222,7 @@ def strided_slice(call: Call) -> ir.Value:
         raise NotSpelled("ends that are counted from the begins")
     strides = call.numbers(3, "its strides")
     rank, count = s.rank(x), len(strides)
-    spread = _places(call, o, rank, count)
+    spread = _places(o, rank, count)
     begins, ends = _ends(call, 1, count), _ends(call, 2, count)
     firsts: list[ir.Value] = []
     lasts: list[ir.Value] = []
@@ -263,7 +263,7 @@ def strided_slice(call: Call) -> ir.Value:
     return s("Identity", x) if x is call.x(0) else x
 
 
-def _places(call: Call, o: object, rank: int, count: int) -> list[int | None]:
+def _places(o: object, rank: int, count: int) -> list[int | None]:
     """The axis of each entry, None for a new one; an ellipsis stands for all axes that nothing else does."""
     ellipsis, new = o.EllipsisMask(), o.NewAxisMask()  # type: ignore[attr-defined]
     if ellipsis & (ellipsis - 1):

@@ -47,10 +47,10 @@ def flatten(b: Builder, self: Tensor, start_dim: int = 0, end_dim: int = -1) -> 
     if first == 0 and last == self.rank - 1:
         return b.reshape(self, [-1])
     sizes = [b.size(self, k) for k in (*range(first), *range(last + 1, self.rank))]
-    return b.reshape(self, [*sizes[:first], _product(b, self, range(first, last + 1)), *sizes[first:]])
+    return b.reshape(self, [*sizes[:first], _product(self, range(first, last + 1)), *sizes[first:]])
 
 
-def _product(b: Builder, x: Tensor, axes: Sequence[int]) -> Any:
+def _product(x: Tensor, axes: Sequence[int]) -> Any:
     """The size of several axes as one; -1 where it is not known."""
     total = 1
     for k in axes:

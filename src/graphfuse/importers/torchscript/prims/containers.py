@@ -77,10 +77,10 @@ def sequence_item(run: Interpreter, items: ListBox, key: Any) -> Tensor:
     index = key if isinstance(key, Number) else run.b.const(torch.tensor(key))
     assert items.sequence is not None
     found: Tensor = run.b("SequenceAt", items.sequence.value, index)
-    return _of_element(run, found, items.sequence.shape)
+    return _of_element(found, items.sequence.shape)
 
 
-def _of_element(run: Interpreter, found: Tensor, shape: Sequence[Any] | None) -> Tensor:
+def _of_element(found: Tensor, shape: Sequence[Any] | None) -> Tensor:
     if shape is not None:
         found.value.shape = ir.Shape(shape)
     return found
