@@ -137,6 +137,44 @@ def test_a_program_with_a_foreign_part_is_one_error(part: str, tmp_path: Path) -
     assert not made.exists()
 
 
+class Restored(torch.nn.Module):
+    """Has code that torch runs as it reads the file."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.k = 1
+        self.training = False
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[int, bool]:
+        return self.k, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[int, bool]) -> None:
+        self.k = state[0]
+        self.training = state[1]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.k
+
+
+@pytest.mark.parametrize("where", ["state", "forward"])
+def test_code_that_writes_files_is_refused(where: str, tmp_path: Path) -> None:
+    made, file = tmp_path / "made", tmp_path / "bad.pt"
+    call = f'ops.aten.save(1, "{made}")\n'.encode()
+    model = saved(torch.jit.script(Restored() if where == "state" else Net().eval()), tmp_path)
+    before = b"    self.training = (state)[1]\n" if where == "state" else b"    linear = self.linear\n"
+    with zipfile.ZipFile(model) as old, zipfile.ZipFile(file, "w") as new:
+        assert any(before in old.read(name) for name in old.namelist())
+        for name in old.namelist():
+            data = old.read(name)
+            if not name.endswith("debug_pkl"):
+                new.writestr(name, data.replace(before, before + b"    _0 = " + call))
+    with pytest.raises(ModelFileError, match=r"could execute code.*save the module without"):
+        open_model(file, hints=Hints({"x": (2, 3)})).read()
+    assert not made.exists()
+
+
 def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"arguments are like: x; say it, as in --shape x=1x3x224x224"):
         open_model(_program(tmp_path)).read()

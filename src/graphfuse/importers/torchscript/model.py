@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -33,6 +34,9 @@ from graphfuse.importers.torchscript.values import (
 
 _CALLS = 6  # after which the shapes of a model's states have to be what they stay
 _FRESH = "fresh"
+_MOST_CODE = 1 << 26  # bytes of one file of code
+# What torch calls as it reads a file; operators that write files or speak to other machines, as members of anything.
+_HARMFUL = re.compile(rb"\b(__setstate__)\b|\.(?:\s|\\\n|#[^\n]*\n)*(from_file|save|rpc_\w+)\b")
 
 
 @dataclass
@@ -60,12 +64,13 @@ class TorchScript(Converted):
         """torch's module, and the functions beside it. Raises ModelFileError.
 
         Nothing of the file is executed: code/ is parsed as TorchScript, a language of its own that is compiled when a
-        method is called; data.pkl and constants.pkl are read by torch's unpickler in C++ (torch/csrc/jit/serialization/
-        unpickler.cpp), which makes TorchScript's types, tensors and containers and knows no Python objects: a global
-        that names anything else is an error.
+        method is called, and `__setstate__`, which torch would call, is refused; data.pkl and constants.pkl are read by
+        torch's unpickler in C++ (torch/csrc/jit/serialization/unpickler.cpp), which makes TorchScript's types, tensors
+        and containers and knows no Python objects: a global that names anything else is an error.
         """
         functions = torch._C.CompilationUnit()
         try:
+            self._check_code()
             with zipfile.ZipFile(self.path) as archive:
                 traced = any("/traced_inputs" in name for name in archive.namelist())
             module = torch._C.import_ir_module(functions, str(self.path), torch.device("cpu"), {}, traced)
@@ -75,6 +80,22 @@ class TorchScript(Converted):
         if not module._has_method("forward"):
             raise ModelFileError("the program has no method forward", where=self.where)
         return module, functions
+
+    def _check_code(self) -> None:
+        """Raises ModelFileError for code that would run while the file is read, or that writes files of its choice."""
+        # torch's own reader, which finds files whether in capitals or small letters.
+        reader = torch._C.PyTorchFileReader(str(self.path))
+        for member in reader.get_all_records():
+            if not member.lower().startswith("code/"):
+                continue
+            if reader.get_record_size(member) > _MOST_CODE:
+                raise ModelFileError("its code is too large", where=self.where, remedy="save the module again")
+            found = _HARMFUL.search(reader.get_record(member))
+            if found is not None:
+                name = (found[1] or found[2]).decode()
+                why = f"{one_line(member, 80)} has {name}, which runs as the file is read or reaches other files"
+                remedy = "load it in Python if you trust it, and save the module without that"
+                raise ModelFileError("it could execute code", where=self.where, why=why, remedy=remedy)
 
     def fresh_module(self) -> Any:
         """torch's own module as it is in the file, to be run."""
