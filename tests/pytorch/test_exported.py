@@ -148,7 +148,13 @@ def test_files_execute_nothing(program: Any, tmp_path: Path) -> None:
     def target(name: str, data: bytes) -> bytes:
         return data.replace(b"torch.ops.aten.linear.default", b"torch.os.system")
 
-    bad = [rewritten(good, tmp_path / f"bad{k}.pt2", change) for k, change in enumerate((sample, weight, size, target))]
+    def saves(name: str, data: bytes) -> bytes:
+        return data.replace(b"torch.ops.aten.linear.default", b"torch.ops.aten.save.default")
+
+    bad = [
+        rewritten(good, tmp_path / f"bad{k}.pt2", change)
+        for k, change in enumerate((sample, weight, size, target, saves))
+    ]
     for file in (*bad, older(good, tmp_path / "older.pt2", buffer.getvalue())):
         with pytest.raises(ModelFileError, match=r"could execute code.*--allow-pickle"):
             _ = open_model(file).program  # type: ignore[attr-defined]

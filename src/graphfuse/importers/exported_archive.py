@@ -21,7 +21,7 @@ from graphfuse.importers.exported import Exported, describe, quiet_exporter, req
 _MOST_JSON = 1 << 28  # bytes of one description inside an archive
 # Functions that nodes may call: operators of these libraries, arithmetic on sizes.
 _TARGET = re.compile(
-    r"torch\.ops\.(aten|prims|higher_order|quantized_decomposed)\.(?!from_file)\w+(\.\w+)?"
+    r"torch\.ops\.(aten|prims|higher_order|quantized_decomposed)\.(?!from_file|save\b)\w+(\.\w+)?"
     r"|_operator\.(?!call|methodcaller|attrgetter)\w+|math\.\w+|torch\.sym_\w+|torch\._sym_\w+"
 )
 # What expressions of sizes may be made of.

@@ -81,6 +81,7 @@ def _shifted(s: ShapedSpeller, x: ir.Value, by: Any) -> ir.Value:
 
 
 def limits(dtype: ir.DataType) -> tuple[int, int]:
+    """The least and the greatest number of an integer type."""
     info = np.iinfo(dtype.numpy())
     return int(info.min), int(info.max)
 
@@ -116,6 +117,7 @@ def stored(s: ShapedSpeller, y: ir.Value, q: Quantization, dtype: ir.DataType, a
 
 
 def single(q: Quantization | None, what: str) -> Quantization:
+    """A quantisation with one scale for all elements. Raises NotSpelled for none, and for one of each channel."""
     if q is None or len(q.scale) != 1:
         raise NotSpelled(f"{what} has no single scale")
     return q
@@ -131,6 +133,7 @@ def real(call: Call, k: int) -> ir.Value:
 
 
 def dequantized(s: ShapedSpeller, x: ir.Value, q: Quantization) -> ir.Value:
+    """The reals that bytes or words stand for, float32."""
     per_axis = len(q.scale) > 1
     shape = (-1,) if per_axis else ()
     scale = s.constant(q.scale.reshape(shape))

@@ -109,6 +109,7 @@ def parsed(text: str) -> Schema:
 
 
 def is_known(kind: str) -> bool:
+    """Whether an operator has a spelling, its own or, for one that works in place, that of the other form."""
     return kind in all_ops() or _functional(kind) in all_ops()
 
 

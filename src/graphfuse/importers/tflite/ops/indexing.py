@@ -54,7 +54,7 @@ def scatter_nd(call: Call) -> ir.Value:
 @operator("SPARSE_TO_DENSE")
 def sparse_to_dense(call: Call) -> ir.Value:
     """The default value, but for the values at their places."""
-    s, index, values = call.s, s_ints(call, 0), call.x(2)
+    s, index, values = call.s, call.s.ints(call.x(0)), call.x(2)
     dense = s("Expand", call.x(3), s.ints(call.x(1)))
     rank = s.rank(dense)
     if s.rank(index) != 2:
@@ -63,10 +63,6 @@ def sparse_to_dense(call: Call) -> ir.Value:
         count = s("Shape", index, start=0, end=1)
         values = s("Expand", values, count)
     return s("ScatterND", dense, index, values)  # type: ignore[no-any-return]
-
-
-def s_ints(call: Call, k: int) -> ir.Value:
-    return call.s.ints(call.x(k))
 
 
 @operator("ONE_HOT")

@@ -19,6 +19,7 @@ def _axes(x: Tensor, dim: Any) -> list[int]:
 
 
 def reduce(b: Builder, op_type: str, x: Tensor, dim: Any, keepdim: bool) -> Tensor:
+    """A reduction of ONNX over one axis, several, or all for None; a tensor of rank 0 as it is."""
     axes = _axes(x, dim)
     if x.rank == 0:
         return x

@@ -74,6 +74,7 @@ def get_item(run: Interpreter, node: Any, items: Any, key: Any) -> Any:
 
 
 def sequence_item(run: Interpreter, items: ListBox, key: Any) -> Tensor:
+    """The tensor at a position of a list whose length is not known."""
     index = key if isinstance(key, Number) else run.b.const(torch.tensor(key))
     assert items.sequence is not None
     found: Tensor = run.b("SequenceAt", items.sequence.value, index)
