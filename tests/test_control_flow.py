@@ -15,7 +15,7 @@ from onnx import ModelProto
 from codegen.sanitizing import build_sanitized, run_sanitized
 from control_flow import Feeds, int64, parse, random_case, run
 from graphfuse.compiler import Compiled, compile_model
-from graphfuse.errors import InputError
+from graphfuse.errors import InputError, UnsupportedModelError
 from graphfuse.options import CompileOptions
 
 FOLDER = Path(tempfile.gettempdir()) / f"graphfuse-control-flow-tests-{os.getuid()}"
@@ -318,3 +318,16 @@ def test_verification_knows_lists(tmp_path: Path) -> None:
     assert made.certificate is not None
     assert made.certificate.passed
     assert [report.name for report in made.certificate.outputs] == ["y.0", "y.1"]
+
+
+def test_a_body_that_gives_back_what_cannot_be_compiled(tmp_path: Path) -> None:
+    """The error names the operator, not the loop that hands its result on."""
+    text = """g (float[2, 3] x, int64 n, bool c) => (float[2, 3] z) { y = Made.By.Nobody(x)
+        z = Loop(n, c, x) <body = b (int64 i, bool p, float[2, 3] a) => (bool q, float[2, 3] r) {
+            q = Identity(p) r = Identity(y) }> }"""
+    file = tmp_path / "model.onnx"
+    header = '<ir_version: 10, opset_import: ["": 21, "Made.By": 1]>'
+    file.write_bytes(onnx.parser.parse_model(header + text).SerializeToString())
+    with pytest.raises(UnsupportedModelError) as caught:
+        compile_model(file, tmp_path / "m.gf", OPTIONS)
+    assert [op for op, _, _ in caught.value.nodes] == ["Nobody"]

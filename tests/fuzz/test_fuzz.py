@@ -48,6 +48,7 @@ def test_found_before(way: int) -> None:
     tally = check_batch(models, Build())
     names = {k * others * 3 + way: name for k, name in enumerate(FOUND)}
     assert not tally.failures, "\n".join(f"{names[f.seed]} {f.way}: {f.kind} {f.text}" for f in tally.failures)
+    assert not [word for word in tally.counts if word.startswith("refused")]
 
 
 def test_the_same_seed_draws_the_same_model() -> None:

@@ -150,7 +150,8 @@ def kernel_values(node: OpNode, x: Tensor, vectors: np.ndarray, kind: str) -> Te
         apart = map_(
             lambda a, b: (a - b) * (a - b), rows, constant(vectors.astype(np.float32)[None], "support_vectors")
         )
-        return map_(lambda v: E.exp(v * -gamma), reduce("sum", apart, (2,)))
+        squares = reshape(reduce("sum", apart, (2,)), (x.shape[0], len(vectors)))
+        return map_(lambda v: E.exp(v * -gamma), squares)
     products = matrix_product(x, constant(vectors.T.astype(np.float32), "support_vectors"))
     if kind == "LINEAR":
         return products
