@@ -91,4 +91,6 @@ FOUND = {
         k = Constant<value = float {3.0}>() o = Constant<value = float {0.0}>() s = Constant<value = float {6.0}>()
         a = Mul(x, z) b = GlobalAveragePool(a) c = GatherElements<axis = 3>(b, i) d = Pad<mode = "edge">(c, p)
         e = Add(d, k) f = Clip(e, o, s) h = Mul(d, f) y = Div(h, s) }""",
+    "a_range_of_one": """g (float a, float b) => (float[1] y) {
+        r = Range(a, b, b) c = Concat<axis = 0>(r) i = Constant<value = int64[1] {1}>() y = Reshape(c, i) }""",
 }

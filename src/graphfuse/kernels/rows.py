@@ -337,6 +337,7 @@ class _Rows:
                 self._blocks(w, row, 1)
         with w.block("if (j < j1)"):
             w.line("const int64_t n = j1 - j;")
+            w.line("(void)n;")  # of what is stored in one place there is one element
             self._blocks(w, row, 1, count="n")
 
     def _interleave(self) -> int:
