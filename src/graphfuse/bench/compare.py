@@ -16,6 +16,9 @@ from graphfuse.bench.record import MISSING, OK, OURS, Case, here
 from graphfuse.bench.result import BenchResult, timing
 from graphfuse.bench.suite import Settings, Spec, check_runtimes, measure
 from graphfuse.errors import InputError
+from graphfuse.export.onnx import write_portable
+from graphfuse.importers.open import open_model
+from graphfuse.importers.source import Converted, Source
 from graphfuse.runtime.session import Session
 from graphfuse.target import physical_cores
 from graphfuse.verify import Reference
@@ -25,7 +28,7 @@ ROUNDS = 7
 
 
 def bench(
-    model: Path,
+    model: Source | Path,
     versus: Sequence[str] = ("onnxruntime",),
     *,
     threads: Sequence[int] = (),
@@ -39,7 +42,9 @@ def bench(
     """Time one call of the model here and in each peer, on every number of threads given (none: 1 and all cores).
 
     seconds: how long each runtime runs on each number of threads; artifact: the model compiled already. Every runtime
-    works in a process of its own, and calls are made as its users make them. Raises GraphfuseError, for a peer that is
+    works in a process of its own, and calls are made as its users make them. A model of another format than ONNX runs
+    everywhere, here too, as the ONNX graph that it is converted to, whose states are inputs like others.
+    Raises GraphfuseError, for a peer that is
     unknown or not installed too; a peer that cannot run this model is a line of the result.
     """
     runtimes = check_runtimes(versus)
@@ -49,17 +54,29 @@ def bench(
     for count in counts:
         if not 1 <= count <= 256:
             raise InputError(f"{count} threads cannot be had", remedy="give numbers from 1 to 256")
+    source = model if isinstance(model, Source) else open_model(model, arrays=inputs)
     with tempfile.TemporaryDirectory(prefix="graphfuse-bench-") as folder:
+        file, starts = _onnx_file(source, Path(folder))
         if artifact is None:
             progress("compiling")
-            artifact = compiler.compile_model(model, Path(folder, "model.gf")).artifact
+            artifact = compiler.compile_model(file, Path(folder, "model.gf")).artifact
         with compiler.load(artifact) as session:
-            arrays = _inputs(session, model, inputs or {}, dims or {}, seed)
+            arrays = _inputs(session, file, {**starts, **(inputs or {})}, dims or {}, seed)
         settings = Settings(Path(folder, "work"), runtimes, counts, seconds, ROUNDS, facts=False)
         report = here(seconds, ROUNDS)
-        spec = Spec(model.name, lambda: (model, arrays))
+        spec = Spec(source.name, lambda: (file, arrays))
         measure([spec], settings, report, progress=progress, artifacts={spec.model: artifact})
     return _result(report.case(spec.model, 1), report.machine, report.target, seconds, counts)
+
+
+def _onnx_file(source: Source, folder: Path) -> tuple[Path, dict[str, Array]]:
+    """The model as an ONNX file, written into the folder where it is none, and what its states start from."""
+    if not isinstance(source, Converted):
+        assert source.path is not None
+        return source.path, {}
+    file = folder / "model.onnx"
+    write_portable(source.converted.model, file)
+    return file, {state.input: state.initial for state in source.converted.states}
 
 
 def _inputs(

@@ -11,6 +11,7 @@ import onnx
 from onnx import inliner
 
 from graphfuse.errors import InputError
+from graphfuse.importers.source import Source
 from graphfuse.runtime.session import Session
 from graphfuse.verify import generate_inputs, plausible_dims
 from graphfuse.verify.inputs import SIZES
@@ -20,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 def accepted_inputs(
     session: Session,
-    model: Path,
+    model: Source | Path,
     given: Mapping[str, Array],
     dims: Mapping[str, int],
     seed: int = 0,
@@ -28,9 +29,10 @@ def accepted_inputs(
 ) -> dict[str, Array]:
     """The given arrays, and random ones of plausible sizes for the rest, that the session takes.
 
-    dims: sizes of free dimensions by name, one example at a time where left out; model: the ONNX file, which tells what
-    an integer may be; also: a further call that has to take them, by raising InputError when it does not. Raises
-    InputError when a name is unknown, a size does not fit, or no sizes can be found.
+    dims: sizes of free dimensions by name, one example at a time where left out; model: what it was made from, or the
+    path of an ONNX file, which tells what an integer may be; also: a further call that has to take them, by raising
+    InputError when it does not. Raises InputError when a name is unknown, a size does not fit, or no sizes can be
+    found.
     """
     manifest, given = session.manifest, session.typed(given)
     names = [tensor.name for tensor in manifest.inputs]
@@ -61,6 +63,7 @@ def accepted_inputs(
     raise refused
 
 
-def _graph(model: Path) -> onnx.ModelProto:
+def _graph(model: Source | Path) -> onnx.ModelProto:
     """The model with its functions inlined, weights in other files left there."""
-    return inliner.inline_local_functions(onnx.load(model, load_external_data=False))
+    proto = model.proto() if isinstance(model, Source) else onnx.load(model, load_external_data=False)
+    return inliner.inline_local_functions(proto)

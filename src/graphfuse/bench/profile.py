@@ -25,6 +25,7 @@ from graphfuse.codegen.module import Module
 from graphfuse.compiler import Job, run_stages
 from graphfuse.errors import InputError, InternalError
 from graphfuse.importers.checks import read_proto
+from graphfuse.importers.source import Source
 from graphfuse.ledger import Ledger
 from graphfuse.ops.tensor import Tensor
 from graphfuse.options import CompileOptions
@@ -47,7 +48,7 @@ class Subject:
     """A model built for profiling."""
 
     name: str
-    graph: Path
+    source: Source
     plan: Plan
     module: Module
     bundle: Bundle
@@ -62,7 +63,7 @@ class Subject:
 
 
 def profile(
-    model: Path,
+    model: Source | Path,
     *,
     threads: int | None = None,
     dims: Mapping[str, int] | None = None,
@@ -73,7 +74,7 @@ def profile(
     fresh: bool = False,
     progress: Callable[[str], None] = lambda _: None,
 ) -> tuple[Profile, MachineLimits]:
-    """Time every kernel call of a model file or an artifact, and set it beside the machine's limits.
+    """Time every kernel call of a model, a model file or an artifact, and set it beside the machine's limits.
 
     threads: of one call, None for all cores; seconds: how long the model runs; fresh: measure the limits again. Raises
     GraphfuseError.
@@ -86,7 +87,7 @@ def profile(
         subject = build_subject(model, chosen, Path(folder), progress)
         with subject.session as session:
             session.set_threads(count)
-            arrays = accepted_inputs(session, subject.graph, inputs or {}, dims or {}, seed)
+            arrays = accepted_inputs(session, subject.source, inputs or {}, dims or {}, seed)
             machine = machine_limits((1, count), fresh=fresh, options=chosen, progress=progress)
             progress(f"timing on {count} thread{'s' * (count != 1)}")
             run = _Run(subject, arrays, count)
@@ -95,16 +96,17 @@ def profile(
     return found, machine
 
 
-def build_subject(model: Path, options: CompileOptions, folder: Path, progress: Callable[[str], None]) -> Subject:
+def build_subject(
+    model: Source | Path, options: CompileOptions, folder: Path, progress: Callable[[str], None]
+) -> Subject:
     """The model compiled with clocks around its calls; an artifact is compiled anew from its fused graph."""
-    artifact = model.is_dir() or model.suffix == ".gf"
     graph = model
     functions: list[str] | None = None
     callers: tuple[str, ...] = ()
-    if artifact:
+    if isinstance(model, Path) and (model.is_dir() or model.suffix == ".gf"):
         bundle = read_bundle(model)
         graph = model / "fused.onnx"
-        functions, callers = _functions(model), _callers(graph)
+        functions, callers = _functions(model), _callers(model / "fused.onnx")
         options = dataclasses.replace(options, cpu=bundle.manifest.target.cpu_name)
     if lacking := missing_here(options.target()):
         what = f"code for {options.target().cpu_name} does not run on this machine"
@@ -116,7 +118,7 @@ def build_subject(model: Path, options: CompileOptions, folder: Path, progress: 
     name = model.name or str(model)
     note = "" if functions is None else _difference(functions, job.ledger)
     module: Module = job.results["emit"]
-    return Subject(name, graph, job.results["plan"], module, bundle, Session(bundle), job.ledger, note, callers)
+    return Subject(name, job.source, job.results["plan"], module, bundle, Session(bundle), job.ledger, note, callers)
 
 
 def _by_stage(progress: Callable[[str], None]) -> Callable[[str], None]:
@@ -180,15 +182,16 @@ class _Run:
         entries = ctypes.CDLL(str(bundle.library))
         self._plain, self._profile = entries.model_run, entries.model_profile
         self._plain.argtypes, self._profile.argtypes = (ctypes.c_void_p,) * 6, (ctypes.c_void_p,) * 7
-        ports = subject.module.inputs
-        self.sizes = bind_symbols(ports, [arrays[port.name].shape for port in ports], subject.module.dims)
+        states = subject.session.states
+        ports, every = subject.module.inputs, {**arrays, **states}
+        self.sizes = bind_symbols(ports, [every[port.name].shape for port in ports], subject.module.dims)
         results = subject.session.run(None, dict(arrays))
         pool, weights = Pool(library, threads), Weights(bundle.weights)
         dims = dims_array(self.sizes, manifest.symbols, manifest.measured)
         nbytes = library.model_arena_bytes(address_of(dims), threads)
         arena = aligned_zeros(nbytes)
-        given = [np.ascontiguousarray(arrays[port.name]) for port in manifest.inputs]
-        outputs = [aligned_empty(a.shape, a.dtype, a.nbytes) for a in results]
+        given = [*(np.ascontiguousarray(arrays[port.name]) for port in manifest.inputs), *states.values()]
+        outputs = [aligned_empty(a.shape, a.dtype, a.nbytes) for a in (*results, *states.values())]
         tables = [np.array([address_of(a) for a in group] or [0], np.uint64) for group in (given, outputs)]
         self._stamps = np.zeros(subject.module.stamps, np.int64)
         first, self._learned = len(subject.plan.calls) + 1, subject.module.learned

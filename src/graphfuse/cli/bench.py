@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphfuse.cli.console import console, say, show, show_json
-from graphfuse.cli.values import AsJson, Dims, Inputs, Seed, load_inputs, parse_dims
+from graphfuse.cli.values import (
+    AllowPickle,
+    AsJson,
+    Dims,
+    Inputs,
+    Seed,
+    Shapes,
+    Values,
+    load_inputs,
+    open_given,
+    parse_dims,
+    parse_hints,
+)
 from graphfuse.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +37,8 @@ graphfuse bench model.onnx --vs onnxruntime --threads 1,2,4 --dim batch=8
 
 graphfuse bench model.onnx --seconds 10 --json
 
+graphfuse bench model.pt --shape x=1x512 --value sr=16000
+
 graphfuse bench --limits
 
 graphfuse bench --limits model.onnx --threads 1
@@ -32,9 +46,7 @@ graphfuse bench --limits model.onnx --threads 1
 
 
 def command(
-    model: Annotated[
-        Path | None, typer.Argument(metavar="MODEL.onnx", help="The model file.", show_default=False)
-    ] = None,
+    model: Annotated[Path | None, typer.Argument(metavar="MODEL", help="The model file.", show_default=False)] = None,
     versus: Annotated[
         list[str], typer.Option("--vs", metavar="PEER", help="A runtime to compare with; may be repeated.")
     ] = [  # noqa: B006
@@ -46,6 +58,9 @@ def command(
     ] = "",
     dims: Dims = [],  # noqa: B006 - typer copies it
     inputs: Inputs = [],  # noqa: B006
+    shapes: Shapes = [],  # noqa: B006
+    values: Values = [],  # noqa: B006
+    allow_pickle: AllowPickle = False,
     seconds: Annotated[float, typer.Option(help="Seconds for each runtime on each number of threads.")] = 3.0,
     seed: Seed = 0,
     limits: Annotated[
@@ -61,12 +76,14 @@ def command(
 ) -> None:
     """Time a model against other runtimes: same inputs, same threads, in turns."""
     given, sizes, counts = load_inputs(inputs), parse_dims(dims), _counts(threads)
+    hints = parse_hints(shapes, values)
+    subject = None if model is None else open_given(model, hints, allow_pickle, given)
     if limits:
         from graphfuse.cli.profile import show_limits
 
-        show_limits(model, counts, given, sizes, seconds, seed, fresh, as_json)
+        show_limits(subject, counts, given, sizes, seconds, seed, fresh, as_json)
         return
-    if model is None:
+    if subject is None:
         raise InputError("bench needs a model file", remedy="name one, or give --limits for this machine's limits")
     names = [name for text in versus for name in text.split(",") if name]
     from graphfuse.bench.compare import bench
@@ -74,7 +91,7 @@ def command(
 
     with status() as progress:
         result = bench(
-            model, names, threads=counts, dims=sizes, inputs=given, seconds=seconds, seed=seed, progress=progress
+            subject, names, threads=counts, dims=sizes, inputs=given, seconds=seconds, seed=seed, progress=progress
         )
     if as_json:
         show_json({**result.to_dict()})

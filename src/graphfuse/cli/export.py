@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from graphfuse.cli.console import show, show_json
-from graphfuse.cli.values import AsJson, Dims, parse_dims
+from graphfuse.cli.values import AllowPickle, AsJson, Dims, Shapes, Values, parse_dims, parse_hints
 from graphfuse.errors import InputError, VerificationError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ graphfuse export model.onnx -o lighter.onnx
 graphfuse export model.tflite --to onnx -o model.onnx
 
 graphfuse export model.onnx --to torch -o model.pt2
+
+graphfuse export model.pt --shape x=Nx512 -o model.onnx
 """
 
 
@@ -41,6 +43,9 @@ def command(
     disable: Annotated[list[str], typer.Option(metavar="RULE", help="Leave out a rewrite rule; may be repeated.")] = [],  # noqa: B006 - typer copies it
     verify: Annotated[bool, typer.Option("--verify/--no-verify", metavar="", help="Compare it with the model.")] = True,
     dims: Dims = [],  # noqa: B006
+    shapes: Shapes = [],  # noqa: B006
+    values: Values = [],  # noqa: B006
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a model with its folds and recognitions applied, for any runtime of the chosen format."""
@@ -52,7 +57,8 @@ def command(
     from graphfuse.options import CompileOptions
 
     started, sizes = time.perf_counter(), parse_dims(dims)
-    source, options = open_model(model), CompileOptions(disabled_rules=tuple(disable))
+    source = open_model(model, allow_pickle, parse_hints(shapes, values))
+    options = CompileOptions(disabled_rules=tuple(disable))
     session, facts = (_to_onnx if to == "onnx" else _to_torch)(source, options, output, sizes)
     certificate = _certificate(session(), source, sizes) if verify else None
     told = {

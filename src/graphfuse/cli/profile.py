@@ -8,7 +8,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from graphfuse.cli.console import show, show_json
-from graphfuse.cli.values import AsJson, Dims, Inputs, Seed, Threads, load_inputs, parse_dims
+from graphfuse.cli.values import (
+    AllowPickle,
+    AsJson,
+    Dims,
+    Inputs,
+    Seed,
+    Shapes,
+    Threads,
+    Values,
+    load_inputs,
+    open_given,
+    parse_dims,
+    parse_hints,
+)
 from graphfuse.errors import InputError, ModelFileError
 
 if TYPE_CHECKING:
@@ -16,6 +29,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     import numpy as np
+
+    from graphfuse.importers.source import Source
 
 NAME = "profile"
 EXAMPLES = """Examples:
@@ -25,6 +40,8 @@ graphfuse profile model.onnx
 graphfuse profile model.onnx --threads 1 --sort time --top 10
 
 graphfuse profile model.gf --dim batch=8 --json
+
+graphfuse profile model.pt --shape x=1x512 --value sr=16000
 """
 
 
@@ -35,6 +52,9 @@ def command(
     threads: Threads = None,
     dims: Dims = [],  # noqa: B006 - typer copies it
     inputs: Inputs = [],  # noqa: B006
+    shapes: Shapes = [],  # noqa: B006
+    values: Values = [],  # noqa: B006
+    allow_pickle: AllowPickle = False,
     seconds: Annotated[float, typer.Option(help="Seconds to run the model for.")] = 2.0,
     seed: Seed = 0,
     sort: Annotated[
@@ -48,7 +68,7 @@ def command(
     """Show the time of every kernel call, what it computes and moves, and which limit of the machine it is under."""
     if sort not in ("program", "time"):
         raise InputError(f"there is no order {sort!r}", remedy="choose one of program, time")
-    given, sizes = load_inputs(inputs), parse_dims(dims)
+    given, sizes, hints = load_inputs(inputs), parse_dims(dims), parse_hints(shapes, values)
     from graphfuse.bench.profile import profile
     from graphfuse.bench.report import render_profile
     from graphfuse.cli.bench import status
@@ -56,7 +76,8 @@ def command(
 
     with status() as progress:
         found, _ = profile(
-            model, threads=threads, dims=sizes, inputs=given, seconds=seconds, seed=seed,
+            open_given(model, hints, allow_pickle, given),
+            threads=threads, dims=sizes, inputs=given, seconds=seconds, seed=seed,
             options=CompileOptions(cpu=cpu), fresh=fresh, progress=progress,
         )  # fmt: skip
     if as_json:
@@ -66,7 +87,7 @@ def command(
 
 
 def show_limits(
-    model: Path | None,
+    model: Source | Path | None,
     counts: Sequence[int],
     given: Mapping[str, np.ndarray[Any, Any]],
     sizes: Mapping[str, int],
@@ -76,7 +97,7 @@ def show_limits(
     as_json: bool,
 ) -> None:
     """What `graphfuse bench --limits` shows: the machine's limits; with a model, how far each call is from them."""
-    if model is not None and not model.exists():
+    if isinstance(model, Path) and not model.exists():
         raise ModelFileError("no such file", where=str(model), remedy="name a model file or an artifact folder")
     from graphfuse.bench.limits import machine_limits
     from graphfuse.bench.profile import profile

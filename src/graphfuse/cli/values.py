@@ -17,6 +17,8 @@ from graphfuse.options import Hints
 if TYPE_CHECKING:
     import numpy as np
 
+    from graphfuse.importers.source import Source
+
     Array = np.ndarray[Any, Any]
 
 # Options that several commands take.
@@ -66,6 +68,21 @@ def parse_hints(shapes: Sequence[str], values: Sequence[str]) -> Hints:
     return Hints.of(_named(shapes, "--shape", "x=1x3x224x224"), {
         name: _value(text) for name, text in _named(values, "--value", "sr=16000").items()
     })  # fmt: skip
+
+
+def open_given(
+    model: Path, hints: Hints, allow_pickle: bool, arrays: Mapping[str, Array] | None = None
+) -> Source | Path:
+    """A model file opened (see `open_model`); the path of an artifact, which takes no hints, as it is."""
+    if not model.is_dir() and model.suffix != ".gf":
+        from graphfuse.importers.open import open_model
+
+        return open_model(model, allow_pickle, hints, arrays)
+    if hints:
+        given = ", ".join(map(repr, (*hints.shapes, *hints.values)))
+        why = "an artifact has them from its compilation"
+        raise InputError(f"no shapes or values can be given: {given}", where=str(model), why=why)
+    return model
 
 
 def _named(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
