@@ -78,7 +78,8 @@ class TorchScript(Converted):
             why = one_line(str(error).strip().partition("\n")[0], 200)
             raise ModelFileError("torch cannot read this TorchScript file", where=self.where, why=why) from error
         if not module._has_method("forward"):
-            raise ModelFileError("the program has no method forward", where=self.where)
+            remedy = "save a module that has one"
+            raise ModelFileError("the program has no method forward", where=self.where, remedy=remedy)
         return module, functions
 
     def _check_code(self) -> None:
