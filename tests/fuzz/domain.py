@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -31,8 +32,9 @@ FINITE_ONLY = frozenset(
         "SVMClassifier",
         # onnxruntime has 0 for a kernel of NaN.
         "SVMRegressor",
-        # Which products of an elimination meet an infinity.
+        # Which products of an elimination meet an infinity; whether a sum is taken ahead of a product.
         "Det",
+        "Einsum",
         # onnxruntime's softmax takes scores of NaN for nothing at all, and skips what is masked or adds a 0 for it.
         "Attention",
         "GroupQueryAttention",
@@ -44,6 +46,7 @@ FINITE_ONLY = frozenset(
 # Ops whose second input meets padding: whether 0 times infinity is among the sums is the kernel's own affair.
 _WEIGHTED = frozenset(["Conv", "ConvTranspose", "FusedConv"])
 _WINDOWS = frozenset(["AveragePool", "LpPool", "MaxPool"])
+_LOOKED_INTO = _WINDOWS | {"InstanceNormalization", "Pow"}
 # Activations of recurrent operators that make a 0 of NaN in onnxruntime.
 _RELUS = frozenset(["Relu", "LeakyRelu", "ThresholdedRelu"])
 _MODEST = 4.0
@@ -53,7 +56,7 @@ _TINY = 1e-6
 def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
     """Whether every operator of the main graph is given what it is defined for. Raises NoAnswer."""
     finite = {x for node in model.graph.node for x in _finite_inputs(node)}
-    names = sorted(finite | {node.input[0] for node in model.graph.node if node.op_type in _WINDOWS | {"Pow"}})
+    names = sorted(finite | {node.input[0] for node in model.graph.node if node.op_type in _LOOKED_INTO})
     if not names:
         return True
     probe = onnx.ModelProto()
@@ -82,6 +85,9 @@ def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
         return 0 <= low <= high <= rate / 2
     if node.op_type in _WINDOWS:
         return _fits(node, given[node.input[0]])
+    if node.op_type == "InstanceNormalization":
+        # A single value less itself is 0 here and what rounding leaves in onnxruntime.
+        return math.prod(given[node.input[0]].shape[2:]) > 1
     if node.op_type == "Pow" and (base := given[node.input[0]]).dtype.kind == "f":
         # Powers of what is not quite 0 depend on its sign, which rounding decides: the ends of a window.
         return not ((base != 0) & (np.abs(base) < _TINY)).any()
