@@ -208,6 +208,13 @@ def test_names_of_parts_are_told_apart_as_torch_does(program: Any, tmp_path: Pat
         ("Symbol('print(1)')", False),
         ("[x for x in (1,)]", False),
         ("s0 :=", False),
+        ("s0**2", True),
+        ("Pow(Symbol('s0'), Integer(-1))", True),
+        ("9**9**9", False),
+        ("9**999", False),
+        ("PowByNatural(9, 9*9*9)", False),
+        ("((((9**99)**99)**99)**99)**99", False),
+        (f"{1 << 64}", False),
     ],
 )
 def test_sizes_are_arithmetic(text: str, harmless: bool) -> None:

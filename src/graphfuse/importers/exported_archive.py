@@ -19,6 +19,8 @@ from graphfuse.errors import ModelFileError, one_line
 from graphfuse.importers.exported import Exported, describe, quiet_exporter, require_torch
 
 _MOST_JSON = 1 << 28  # bytes of one description inside an archive
+_MOST_POWERS = 4  # in one size: powers of powers grow beyond all memory
+_LARGEST_SIZE = 1 << 63
 # Functions that nodes may call: operators of these libraries, arithmetic on sizes.
 _TARGET = re.compile(
     r"torch\.ops\.(aten|prims|higher_order|quantized_decomposed)\.(?!from_file|save\b)\w+(\.\w+)?"
@@ -143,7 +145,15 @@ def _is_size(text: str, guard: bool = False) -> bool:
         tree = ast.parse(text.strip(), mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
-    return all(_is_harmless(node, guard) for node in ast.walk(tree))
+    nodes = list(ast.walk(tree))
+    powers = sum(_is_power(node) for node in nodes)
+    return powers <= _MOST_POWERS and all(_is_harmless(node, guard) for node in nodes)
+
+
+def _is_power(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return "pow" in node.func.id.lower()
+    return isinstance(node, ast.Pow)
 
 
 def _is_harmless(node: ast.AST, guard: bool) -> bool:
@@ -152,10 +162,21 @@ def _is_harmless(node: ast.AST, guard: bool) -> bool:
     if isinstance(node, ast.Name):
         return re.fullmatch(r"[A-Za-z]\w*", node.id) is not None
     if isinstance(node, ast.Call):
-        return _is_known(node.func, guard)
+        small = not _is_power(node) or (len(node.args) == 2 and _is_exponent(node.args[1]))
+        return small and _is_known(node.func, guard)
+    if isinstance(node, ast.Constant) and isinstance(node.value, int) and abs(node.value) > _LARGEST_SIZE:
+        return False
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        return _is_exponent(node.right)
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return re.fullmatch(r"[A-Za-z]\w*", node.value) is not None
     return isinstance(node, _EXPRESSIONS)
+
+
+def _is_exponent(node: ast.expr) -> bool:
+    """Whether a power stays small: its exponent is a number of two digits, spelled out."""
+    text = ast.unparse(node)
+    return re.fullmatch(r"(?:Integer\()?-?\d{1,2}\)?|Rational\(-?\d{1,2}, \d{1,2}\)", text) is not None
 
 
 def _is_known(function: ast.expr, guard: bool) -> bool:
