@@ -84,6 +84,14 @@ def test_command_writes_networks_that_are_right(name: str, tmp_path: Path, capsy
     assert [file.name for file in tmp_path.iterdir()] == ["out.pt2"]
 
 
+def test_programs_are_called_what_torch_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(zoo.path("lstm")), "--to", "torch", "-o", str(tmp_path / "net.py")])
+    assert ended.value.code == 2
+    assert "name it net.pt2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_modules_read_as_a_person_writes_them() -> None:
     module = gf.to_torch(zoo.path("vit_tiny"))
     assert isinstance(module, torch.nn.Module)

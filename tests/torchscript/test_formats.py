@@ -170,9 +170,17 @@ def test_code_that_writes_files_is_refused(where: str, tmp_path: Path) -> None:
             data = old.read(name)
             if not name.endswith("debug_pkl"):
                 new.writestr(name, data.replace(before, before + b"    _0 = " + call))
-    with pytest.raises(ModelFileError, match=r"could execute code.*save the module without"):
+    with pytest.raises(ModelFileError, match=r"could execute code.*pass --allow-pickle"):
         open_model(file, hints=Hints({"x": (2, 3)})).read()
     assert not made.exists()
+
+
+def test_a_trusted_file_restores_its_state_itself(tmp_path: Path) -> None:
+    file = saved(torch.jit.script(Restored()), tmp_path)
+    hints = Hints({"x": (2, 3)})
+    with pytest.raises(ModelFileError, match="__setstate__"):
+        open_model(file, hints=hints).read()
+    assert "Add" in [node.op_type for node in open_model(file, True, hints).read().model.graph]
 
 
 def test_what_the_file_does_not_say_is_asked_for(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def command(
         raise InputError(f"there is no format {to!r}", remedy=f"choose one of {', '.join(FORMATS)}")
     if not output.parent.is_dir():
         raise InputError("the folder does not exist", where=str(output.parent))
+    if to == "torch" and output.suffix != ".pt2":
+        name = output.with_suffix(".pt2").name
+        raise InputError("torch reads programs from .pt2 files alone", where=str(output), remedy=f"name it {name}")
     from graphfuse.importers.open import open_model
     from graphfuse.options import CompileOptions
 

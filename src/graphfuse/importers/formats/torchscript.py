@@ -20,7 +20,7 @@ def _holds(head: Head) -> bool:
     )
 
 
-def _open(path: Path, _: bool) -> Source:
+def _open(path: Path, allow_pickle: bool) -> Source:
     if importlib.util.find_spec("torch") is None:
         remedy = "install it: pip install 'graphfuse[torch]'"
         raise ModelFileError(
@@ -28,7 +28,7 @@ def _open(path: Path, _: bool) -> Source:
         )
     from graphfuse.importers.torchscript.model import TorchScript
 
-    return TorchScript(path)
+    return TorchScript(path, trusted=allow_pickle)
 
 
 FORMAT = Format("TorchScript", order=20, holds=_holds, open=_open)

@@ -55,22 +55,26 @@ class TorchScript(Converted):
     takes_hints = True
     path: Path
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, trusted: bool = False) -> None:
+        """trusted: the user lets the file execute what code it has."""
         super().__init__(str(path), path)
+        self._trusted = trusted
         self._integers: frozenset[str] = frozenset()
 
     @cached_property
     def _loaded(self) -> tuple[Any, Any]:
         """torch's module, and the functions beside it. Raises ModelFileError.
 
-        Nothing of the file is executed: code/ is parsed as TorchScript, a language of its own that is compiled when a
-        method is called, and `__setstate__`, which torch would call, is refused; data.pkl and constants.pkl are read by
-        torch's unpickler in C++ (torch/csrc/jit/serialization/unpickler.cpp), which makes TorchScript's types, tensors
-        and containers and knows no Python objects: a global that names anything else is an error.
+        Nothing of the file is executed unless it is trusted: code/ is parsed as TorchScript, a language of its own that
+        is compiled when a method is called, and `__setstate__`, which torch would call, is refused; data.pkl and
+        constants.pkl are read by torch's unpickler in C++ (torch/csrc/jit/serialization/unpickler.cpp), which makes
+        TorchScript's types, tensors and containers and knows no Python objects: a global that names anything else is
+        an error.
         """
         functions = torch._C.CompilationUnit()
         try:
-            self._check_code()
+            if not self._trusted:
+                self._check_code()
             with zipfile.ZipFile(self.path) as archive:
                 traced = any("/traced_inputs" in name for name in archive.namelist())
             module = torch._C.import_ir_module(functions, str(self.path), torch.device("cpu"), {}, traced)
@@ -95,7 +99,7 @@ class TorchScript(Converted):
             if found is not None:
                 name = (found[1] or found[2]).decode()
                 why = f"{one_line(member, 80)} has {name}, which runs as the file is read or reaches other files"
-                remedy = "load it in Python if you trust it, and save the module without that"
+                remedy = "if you trust its origin, pass --allow-pickle; else save the module without that"
                 raise ModelFileError("it could execute code", where=self.where, why=why, remedy=remedy)
 
     def fresh_module(self) -> Any:
