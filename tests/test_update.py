@@ -95,3 +95,26 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
             updater.weights(values)
     with pytest.raises(InputError, match="the weights are 64 bytes"):
         session.take_weights([np.zeros(3, np.float32)])
+
+
+def test_memory_of_weights_is_taken_again_where_nobody_reads_it(tmp_path: Path) -> None:
+    path = zoo.path("mlp")
+    done = compiled(path, tmp_path)
+    updater, session = Updater(done.job), done.session()
+    sizes = plausible_dims(session.manifest, 1, 64, {})
+    inputs = generate_inputs(session.manifest, onnx.load(path), sizes, 0)
+    addresses, bound, kept = [], None, None
+    for seed in range(6):
+        arrays = updater.weights(moved(updater, seed))
+        assert arrays is not None
+        session.take_weights(arrays)
+        assert session._weights is not None
+        addresses.append(session._weights.address)
+        if seed == 2:
+            bound, kept = session.bind(inputs), session.run(None, inputs)
+    assert addresses[:4] == addresses[:2] * 2
+    assert addresses[4] != addresses[2]  # the binding goes on reading it
+    assert bound is not None
+    assert kept is not None
+    for got, wanted in zip(bound().values(), kept, strict=True):
+        np.testing.assert_array_equal(got, wanted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ Array = np.ndarray[Any, Any]
 _ndarray, _empty = np.ndarray, np.empty  # looked up once, not in every call
 NO_MEMORY = -1  # what model_run returns where a tensor of measured size does not fit in memory
 _MOST_PLANS = 256  # combinations of input shapes remembered by a session
+_ALONE = 2  # references to an array that nobody else holds, the one counted with among them
 _ALIGN_FROM = 4096  # bytes from which an output is worth aligning to a cache line
 
 
@@ -66,6 +68,8 @@ class Session:
         self.manifest: Manifest = bundle.manifest
         self._library = Library(bundle.library)
         self._weights: Weights | None = Weights(bundle.weights)
+        self._taken: Array | None = None  # what take_weights has put in their place, and what that took the place of
+        self._spare: Array | None = None
         manifest = self.manifest
         self._states = States(manifest.states, bundle.states) if manifest.states else None
         # What model_run takes and gives: the states come behind the user's own.
@@ -177,15 +181,19 @@ class Session:
         ends = np.cumsum([0, *(array.nbytes + -array.nbytes % ALIGNMENT for array in arrays)])
         if int(ends[-1]) != self.manifest.weights_bytes:
             raise InputError(f"the weights are {ends[-1]} bytes, expected {self.manifest.weights_bytes}")
-        held = aligned_empty((int(ends[-1]),), np.dtype(np.uint8), int(ends[-1]))
+        # Memory that is new to the process costs more than the copy: what was used before the last is taken again.
+        held, self._spare = self._spare, None
+        if held is None or sys.getrefcount(held) > _ALONE or len(held) != ends[-1]:
+            held = aligned_empty((int(ends[-1]),), np.dtype(np.uint8), int(ends[-1]))
         for start, array in zip(ends, arrays, strict=False):
             held[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        self._spare, self._taken = self._taken, held
         self._weights = Weights(held)
         self._state = self._new_state(self._state.pool.threads)
 
     def close(self) -> None:
         """Gives back threads and memory once running calls and bindings end; later calls raise InputError."""
-        self._weights = None
+        self._weights = self._taken = self._spare = None
         self._free.clear()
         self._state = _State(Pool(self._library, 1), {})
 
@@ -212,12 +220,16 @@ class Session:
         if kept is None:
             return self._run_ports(inputs)
         with kept.lock:
+            if not self._measured:
+                outputs = self._run_ports(inputs, kept)
+                kept.advance()
+                return outputs
             outputs = self._run_ports((*inputs, *kept.values))
             count = len(outputs) - len(kept)
-            kept.values = outputs[count:]
-        return outputs[:count]
+            kept.put(outputs[count:])
+            return outputs[:count]
 
-    def _run_ports(self, inputs: Sequence[Any]) -> list[Array]:
+    def _run_ports(self, inputs: Sequence[Any], kept: States | None = None) -> list[Array]:
         # Written for speed: on a small model all this takes longer than the model itself.
         weights, state = self._weights, self._state  # held until the end, whatever other threads do to the session
         try:
@@ -236,6 +248,10 @@ class Session:
             arguments[k] = id(value) + ELEMENTS
             shapes += (value.shape,)
             k += 1
+        if kept is not None:
+            arguments[k : k + len(kept.before)] = kept.before
+            shapes += kept.shapes
+            k += len(kept.before)
         plan = state.plans.get(shapes)
         if plan is None or context.plan is not plan:
             plan = self._plan(state, shapes)
@@ -243,11 +259,13 @@ class Session:
         if self._measured:
             return self._run_measured(context, plan)
         outputs = []
-        for shape, dtype, nbytes in plan.outputs:
+        for shape, dtype, nbytes in plan.outputs if kept is None else plan.outputs[: -len(kept.after)]:
             output = _empty(shape, dtype) if nbytes < _ALIGN_FROM else aligned_empty(shape, dtype, nbytes)
             arguments[k] = id(output) + ELEMENTS
             outputs.append(output)
             k += 1
+        if kept is not None:
+            arguments[k : k + len(kept.after)] = kept.after
         status = self._model_call(context.address)
         self._free.append(context)
         if status:

@@ -12,24 +12,48 @@ import numpy as np
 
 from graphfuse.artifact.manifest import Tensor
 from graphfuse.errors import ArtifactError, InputError
+from graphfuse.runtime.binder import Shape
+from graphfuse.runtime.library import ELEMENTS, aligned_empty
 
 Array = np.ndarray[Any, Any]
 
 
 class States:
-    """The states of one session: `values` in the order of the manifest, changed only by whoever holds `lock`.
+    """The states of one session, in the order of the manifest; looked at and changed by whoever holds `lock`.
 
-    Raises ArtifactError when the file that holds what they start from has another size.
+    They lie in two sets of arrays: a call reads them in one and leaves what they become in the other, and then the sets
+    change places. shapes: of all states; before, after: what model_call takes for the arrays of both sets. Raises
+    ArtifactError when the file that holds what they start from has another size.
     """
 
     def __init__(self, tensors: Sequence[Tensor], initial: Path | None) -> None:
         self.tensors = tensors
         self.lock = threading.Lock()
         self._initial = _read(tensors, initial)
-        self.values: list[Array] = list(self._initial)
+        self.shapes: tuple[Shape, ...] = tuple([x.shape for x in self._initial])
+        self._sets = [[aligned_empty(x.shape, x.dtype, x.nbytes) for x in self._initial] for _ in range(2)]
+        self.before: list[Any]
+        self.after: list[Any]
+        self.before, self.after = ([id(x) + ELEMENTS for x in some] for some in self._sets)
+        self.put(self._initial)
 
     def __len__(self) -> int:
         return len(self.tensors)
+
+    @property
+    def values(self) -> list[Array]:
+        """The states as they are; the next call but one writes over these arrays."""
+        return self._sets[0]
+
+    def put(self, values: Sequence[Array]) -> None:
+        """Copy these into the states."""
+        for own, value in zip(self._sets[0], values, strict=True):
+            own[...] = value
+
+    def advance(self) -> None:
+        """What a call has left for `after` are the states from now on."""
+        self._sets.reverse()
+        self.before, self.after = self.after, self.before
 
     def current(self) -> dict[str, Array]:
         """Copies of all states, by name."""
@@ -47,7 +71,7 @@ class States:
             for tensor, start in zip(self.tensors, self._initial, strict=True)
         ]
         with self.lock:
-            self.values = values
+            self.put(values)
 
 
 def _checked(tensor: Tensor, value: Array) -> Array:
