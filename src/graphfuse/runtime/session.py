@@ -18,6 +18,7 @@ from graphfuse.artifact.dims import symbols_of
 from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
 from graphfuse.runtime.binder import Shape, bind_symbols
+from graphfuse.runtime.binding import Binding, listed
 from graphfuse.runtime.context import CallPlan, Context, Measured
 from graphfuse.runtime.interrupt import InterruptibleCall
 from graphfuse.runtime.library import ALIGNMENT, ELEMENTS, Library, Pool, Weights, aligned_empty
@@ -116,7 +117,7 @@ class Session:
         found.update(zip(self.manifest.results, results, strict=False))
         for name in output_names:
             if name not in found:
-                raise InputError(f"no output is called {name!r}", remedy=f"the outputs are {_listed(list(found))}")
+                raise InputError(f"no output is called {name!r}", remedy=f"the outputs are {listed(list(found))}")
         return [found[name] for name in output_names]
 
     @property
@@ -354,18 +355,18 @@ class Session:
         rest = names[len(inputs) :]
         for name in named:
             if name not in names:
-                raise InputError(f"no input is called {name!r}", remedy=f"the inputs are {_listed(names)}")
+                raise InputError(f"no input is called {name!r}", remedy=f"the inputs are {listed(names)}")
             if name not in rest:
                 raise InputError("this input is given twice", where=f"input {name!r}")
         if missing := [name for name in rest if name not in named]:
-            raise InputError(f"missing input: {_listed(missing)}", remedy=f"the inputs are {_listed(names)}")
+            raise InputError(f"missing input: {listed(missing)}", remedy=f"the inputs are {listed(names)}")
         if len(inputs) > len(names):
             raise self._wrong_count(len(inputs))
         return (*inputs, *(named[name] for name in rest))
 
     def _wrong_count(self, count: int) -> InputError:
         names = self._input_names
-        return InputError(f"{count} inputs given, expected {len(names)}", remedy=f"the inputs are {_listed(names)}")
+        return InputError(f"{count} inputs given, expected {len(names)}", remedy=f"the inputs are {listed(names)}")
 
     def _guard_error(self, status: int) -> InputError | InternalError:
         guards = self.manifest.guards
@@ -374,63 +375,6 @@ class Session:
         if 0 < status <= len(guards):
             return InputError(guards[status - 1])
         return InternalError(f"the compiled model returned {status}, which means nothing")
-
-
-class Binding:
-    """A call of a session with fixed buffers: fill `inputs`, call, read `outputs` (both by name).
-
-    Calling costs about a microsecond over the model itself, allocates nothing, and returns `outputs`. It keeps the
-    number of threads and the memory of the session, has its own arena, goes on from the session's states by itself, and
-    must not be called twice at the same time.
-    """
-
-    def __init__(self, session: Session, inputs: Sequence[Any], outputs: Mapping[str, Array]) -> None:
-        weights, state, manifest = session._open(), session._state, session.manifest
-        if session._measured:
-            name = session._output_names[min(session._measured)]
-            what = "its size depends on data, so it cannot be bound"
-            raise InputError(what, where=f"output {name!r}", remedy="call the session itself")
-        for name in outputs:
-            if name not in session._output_names:
-                remedy = f"the outputs are {_listed(session._output_names)}"
-                raise InputError(f"no output is called {name!r}", remedy=remedy)
-        arrays = [session._ready(k, value) for k, value in enumerate(inputs)]
-        for tensor, value, array in zip(manifest.inputs, inputs, arrays, strict=True):
-            if array is not value:
-                raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
-        kept = session._states
-        before = [] if kept is None else list(kept.current().values())
-        plan = session._plan(state, tuple([array.shape for array in (*arrays, *before)]))
-        context = Context(session._ports, session._library)
-        context.adopt(plan, weights, state.pool)
-        self.inputs: dict[str, Array] = dict(zip(session._input_names, arrays, strict=True))
-        self.outputs: dict[str, Array] = {}
-        for name, (shape, dtype, nbytes) in zip(session._output_names, plan.outputs, strict=False):
-            array = outputs[name] if name in outputs else aligned_empty(shape, dtype, nbytes)
-            _check_output(name, array, shape, dtype)
-            self._check_overlap(name, array)
-            self.outputs[name] = array
-        after = [array.copy() for array in before]
-        self._states = list(zip(before, after, strict=True))
-        ports = [*self.inputs.values(), *before, *self.outputs.values(), *after]
-        context.arguments[: len(ports)] = [id(array) + ELEMENTS for array in ports]
-        self._keep = (session, weights, state, plan, context, ports)
-        self._model_call, self._address = session._model_call, context.address
-
-    def __call__(self) -> dict[str, Array]:
-        """Runs the model on what `inputs` hold now. Raises InputError when a run-time guard of the model fails."""
-        status = self._model_call(self._address)
-        if status:
-            raise self._keep[0]._guard_error(status)
-        for before, after in self._states:
-            before[...] = after
-        return self.outputs
-
-    def _check_overlap(self, name: str, array: Array) -> None:
-        for kind, others in (("input", self.inputs), ("output", self.outputs)):
-            for other, buffer in others.items():
-                if np.may_share_memory(array, buffer):
-                    raise InputError(f"it overlaps the {kind} {other!r}", where=f"output {name!r}")
 
 
 def _named(value: Array, expected: np.dtype[Any]) -> Array:
@@ -454,18 +398,5 @@ def _is_measured(tensor: Tensor, manifest: Manifest) -> bool:
     return any(isinstance(dim, str) and names & {*symbols_of(dim)} for dim in tensor.shape)
 
 
-def _check_output(name: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -> None:
-    where = f"output {name!r}"
-    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-        given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-        raise InputError(f"the buffer is {given}, expected {dtype} {shape}", where=where)
-    if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
-        raise InputError("only a C-contiguous writable NumPy array can be bound", where=where)
-
-
 def _node_arg(tensor: Tensor) -> NodeArg:
     return NodeArg(tensor.name, list(tensor.shape), f"tensor({DTYPES[tensor.dtype]})")
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names))
