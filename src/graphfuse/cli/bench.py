@@ -75,8 +75,12 @@ def command(
     as_json: AsJson = False,
 ) -> None:
     """Time a model against other runtimes: same inputs, same threads, in turns."""
+    from graphfuse.bench.peers import check as check_peers
+
     given, sizes, counts = load_inputs(inputs), parse_dims(dims), _counts(threads)
     hints = parse_hints(shapes, values)
+    names = [name for text in versus for name in text.split(",") if name]
+    check_peers(names)
     subject = None if model is None else open_given(model, hints, allow_pickle, given)
     if limits:
         from graphfuse.cli.profile import show_limits
@@ -85,7 +89,6 @@ def command(
         return
     if subject is None:
         raise InputError("bench needs a model file", remedy="name one, or give --limits for this machine's limits")
-    names = [name for text in versus for name in text.split(",") if name]
     from graphfuse.bench.compare import bench
     from graphfuse.bench.result import render
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -63,10 +63,16 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
 
+def check(wanted: Iterable[str]) -> None:
+    """Raises InputError for a name that no peer has."""
+    for name in wanted:
+        if name not in names():
+            raise InputError(f"there is no peer {name!r}", remedy=f"choose one of {', '.join(names())}")
+
+
 def find(name: str) -> ModuleType:
     """The module of the peer called `name`; its runtime need not be installed. Raises InputError when there is none."""
-    if name not in names():
-        raise InputError(f"there is no peer {name!r}", remedy=f"choose one of {', '.join(names())}")
+    check([name])
     return importlib.import_module(f"{__name__}.{name}")
 
 
