@@ -84,6 +84,7 @@ class Job:
     allow_pickle: bool = False
     staging: Staging | None = None
     states: tuple[StateVariable, ...] = ()
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
     ledger: Ledger = field(default_factory=Ledger)
     results: dict[str, Any] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
@@ -116,7 +117,7 @@ class Stage:
 
 def import_model(job: Job, _: None) -> ir.Model:
     imported = job.source.read()
-    job.ledger, job.states = imported.ledger, imported.states
+    job.ledger, job.states, job.ranges = imported.ledger, imported.states, imported.ranges
     for state in imported.states:
         job.ledger.note("import", state.input, f"a state, kept between calls: the next is {state.output}")
     give_seeds(imported.model, job.options.seed, job.ledger)
@@ -452,4 +453,5 @@ def _manifest(job: Job, module: Module) -> Manifest:
         results={name: names for name, names in lists.items() if name not in {state.output for state in job.states}},
         states=states,
         source=job.source.format,
+        ranges={name: limits for name, limits in job.ranges.items() if name in module.dims},
     )

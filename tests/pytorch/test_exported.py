@@ -21,8 +21,8 @@ from torch import nn
 from torch._export.serde.schema import SCHEMA_VERSION
 
 import graphfuse as gf
-from graphfuse.compiler import compile_model
-from graphfuse.errors import ModelFileError
+from graphfuse.compiler import compile_model, load
+from graphfuse.errors import InputError, ModelFileError
 from graphfuse.importers.exported import Exported
 from graphfuse.importers.exported_archive import _is_size
 from graphfuse.importers.open import open_model
@@ -227,3 +227,34 @@ def test_damaged_files_are_told(program: Any, tmp_path: Path) -> None:
     broken = rewritten(good, tmp_path / "broken.pt2", lambda n, d: d[:100] if n.endswith("models/model.json") else d)
     with pytest.raises(ModelFileError, match=r"damaged archive.*export the model again"):
         _ = open_model(broken).program  # type: ignore[attr-defined]
+
+
+class Halved(nn.Module):
+    """What is computed depends on the length, which the range of an export decides."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * 2 if x.shape[1] > 8 else x / 2
+
+
+def test_sizes_outside_of_the_exported_range_are_refused(tmp_path: Path) -> None:
+    length = torch.export.Dim("length", min=3, max=8)
+    program = torch.export.export(Halved(), (torch.ones(2, 5),), dynamic_shapes=({1: length},))
+    file = tmp_path / "model.pt2"
+    torch.export.save(program, file)
+    for source in (open_model(file), Exported(program)):
+        compiled = compile_model(source, tmp_path / f"{type(source).__name__}.gf", CompileOptions())
+        assert compiled.certificate is not None
+        assert compiled.certificate.passed
+        session = load(compiled.artifact)
+        for size in (3, 8):
+            x = np.ones((2, size), np.float32)
+            np.testing.assert_array_equal(session(x), x / 2)
+        for size in (2, 9):
+            with pytest.raises(InputError, match=rf"is {size}.*from 3 to 8"):
+                session(np.ones((2, size), np.float32))
+
+
+def test_a_size_that_is_free_may_be_one() -> None:
+    fused = gf.fuse(Halved().eval(), (torch.ones(2, 5),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    x = torch.ones(1, 5)
+    torch.testing.assert_close(fused(x), x / 2)

@@ -48,7 +48,8 @@ class Manifest:
     user's model returns where some of it are lists of tensors: name -> the names of its tensors, None for a tensor;
     states: what the model keeps from one call to the next, of sizes that are known. model_run takes them behind the
     inputs, and writes their next values behind the outputs; states.bin holds what they start from, one after the other;
-    source: what kind of model it was made from, such as "TFLite".
+    source: what kind of model it was made from, such as "TFLite"; ranges: the least and the largest value (None: any)
+    of symbols that the model means something for.
     Raises ValueError when the parts contradict each other.
     """
 
@@ -65,6 +66,7 @@ class Manifest:
     results: Mapping[str, tuple[str, ...] | None] = field(default_factory=dict)
     states: tuple[Tensor, ...] = ()
     source: str = ""
+    ranges: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for kind, tensors in (("input", self.inputs), ("output", self.outputs), ("state", self.states)):
@@ -85,6 +87,8 @@ class Manifest:
         listed = [tensor for name, names in self.results.items() for tensor in ([name] if names is None else names)]
         if self.results and listed != [tensor.name for tensor in self.outputs]:
             raise ValueError("the lists that are returned are not made of the outputs")
+        if unknown := [name for name in self.ranges if name not in self.symbols]:
+            raise ValueError(f"there is a range for {unknown[0]!r}, which is no dimension")
 
     def _check_tensor(self, tensor: Tensor, known: set[str]) -> None:
         if tensor.dtype not in DTYPES:
@@ -119,6 +123,7 @@ class Manifest:
             },
             "symbols": list(self.symbols),
             "measured": list(self.measured),
+            "ranges": {name: list(limits) for name, limits in self.ranges.items()},
             "results": {name: None if names is None else list(names) for name, names in self.results.items()},
             **tensors,
             "guards": list(self.guards),
@@ -177,7 +182,19 @@ def _manifest(fields: dict[str, Any]) -> Manifest:
         results=_results(_typed(fields, "results", dict)),
         states=_tensors(fields, "states"),
         source=_typed(fields, "source", str),
+        ranges=_ranges(fields.get("ranges", {})),  # artifacts of earlier days have none
     )
+
+
+def _ranges(fields: Any) -> dict[str, tuple[int, int | None]]:
+    found: dict[str, tuple[int, int | None]] = {}
+    for name, limits in fields.items() if isinstance(fields, dict) else [("", None)]:
+        if not isinstance(limits, list) or len(limits) != 2 or type(limits[0]) is not int:
+            raise ValueError("'ranges' holds something that is no range")
+        if limits[1] is not None and type(limits[1]) is not int:
+            raise ValueError("'ranges' holds something that is no range")
+        found[name] = (limits[0], limits[1])
+    return found
 
 
 def _tensors(fields: dict[str, Any], name: str) -> tuple[Tensor, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -34,9 +35,13 @@ class StateVariable:
 
 @dataclasses.dataclass
 class Imported:
-    """A model at `OPSET`, its ledger with every node registered, and what could not be inferred about its values."""
+    """A model at `OPSET`, its ledger with every node registered, and what could not be inferred about its values.
+
+    ranges: the least and the largest size (None: any) that the model means something for, by the names of dimensions.
+    """
 
     model: ir.Model
     ledger: Ledger
     unknown: tuple[UnknownValue, ...] = ()
     states: tuple[StateVariable, ...] = ()
+    ranges: Mapping[str, tuple[int, int | None]] = dataclasses.field(default_factory=dict)

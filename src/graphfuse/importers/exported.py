@@ -29,6 +29,7 @@ _CHANGED = ".changed"
 _OPSET = 23  # the newest that the exporter has forms of operators for
 # The operators among those that are younger than what it says of itself, and the opsets that have them.
 _INTRODUCED = {"Gelu": 20, "GroupNormalization": 21, "RMSNormalization": 23, "RotaryEmbedding": 23, "Attention": 23}
+_FREE_FROM = 2
 _LARGE = 65536  # elements from which a weight is left out of a model that is only looked at
 
 
@@ -106,9 +107,15 @@ class Exported(Converted):
     def read(self) -> Imported:
         imported = super().read()
         names = symbol_names(self.program)
+        ranges: dict[str, tuple[int, int | None]] = {}
         for symbol, limits in self.program.range_constraints.items():
             name = names.get(str(symbol), str(symbol))
             imported.ledger.note("import", name, f"exported for sizes from {limits.lower} to {limits.upper}")
+            least, most = int(limits.lower), int(limits.upper) if limits.upper.is_Integer else None
+            # As in torch's own check: what is said to be 2 or more may be 0 or 1 as well.
+            if least > _FREE_FROM or most is not None:
+                ranges[name] = (least if least > _FREE_FROM else 0, most)
+        imported.ranges = ranges
         return imported
 
     def proto(self, weights: bool = False) -> onnx.ModelProto:

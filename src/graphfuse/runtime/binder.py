@@ -46,6 +46,18 @@ def bind_symbols(inputs: Sequence[Sized], shapes: Sequence[Shape], symbols: Sequ
     return values
 
 
+def check_ranges(
+    values: Mapping[str, int], inputs: Sequence[Sized], ranges: Mapping[str, tuple[int, int | None]]
+) -> None:
+    """Raises InputError for a symbol's value outside of what the model was made for; None: there is no largest."""
+    for name, (least, most) in ranges.items():
+        if values[name] >= least and (most is None or values[name] <= most):
+            continue
+        where = next((f"input {x.name!r}, dimension {x.shape.index(name)}" for x in inputs if name in x.shape), "")
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(f"{name} is {values[name]}", where=where, why=f"the model was exported for {limits}")
+
+
 def dims_array(sizes: Mapping[str, int], symbols: Sequence[str], measured: Sequence[str]) -> np.ndarray[Any, Any]:
     """The argument `dims` of a compiled model: int64 values of its symbols, and room for the measured sizes of outputs.
 

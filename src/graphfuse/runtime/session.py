@@ -17,7 +17,7 @@ from graphfuse.artifact.bundle import Bundle, check_runnable, read_bundle
 from graphfuse.artifact.dims import symbols_of
 from graphfuse.artifact.manifest import DTYPES, Manifest, Tensor
 from graphfuse.errors import InputError, InternalError
-from graphfuse.runtime.binder import Shape, bind_symbols
+from graphfuse.runtime.binder import Shape, bind_symbols, check_ranges
 from graphfuse.runtime.binding import Binding, listed
 from graphfuse.runtime.context import CallPlan, Context, Measured
 from graphfuse.runtime.interrupt import InterruptibleCall
@@ -332,6 +332,7 @@ class Session:
     def _new_plan(self, given: tuple[Shape, ...], threads: int) -> CallPlan:
         manifest = self.manifest
         values = bind_symbols(manifest.inputs, given[: len(manifest.inputs)], manifest.symbols)
+        check_ranges(values, manifest.inputs, manifest.ranges)
         known = [values[symbol] for symbol in manifest.symbols]
         dims = (ctypes.c_int64 * max(1, len(known) + len(manifest.measured)))(*known)
         address = ctypes.addressof(dims)

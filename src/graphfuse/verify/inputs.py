@@ -58,7 +58,7 @@ def generate_inputs(
 
 
 def plausible_dims(manifest: Manifest, batch: int, other: int, chosen: Mapping[str, int]) -> dict[str, int]:
-    """A size for every symbol: `chosen` where it names one, `batch` for leading dimensions, else `other`.
+    """A size for every symbol: `chosen` where it names one, `batch` for leading dimensions, else `other`, in its range.
 
     Raises InputError for a chosen name that is no symbol of the model.
     """
@@ -67,7 +67,10 @@ def plausible_dims(manifest: Manifest, batch: int, other: int, chosen: Mapping[s
             known = ", ".join(manifest.symbols) or "none"
             raise InputError(f"the model has no free dimension {name!r}", remedy=f"its free dimensions are {known}")
     batches = {tensor.shape[axis] for tensor in manifest.inputs if (axis := _batch_axis(tensor)) is not None}
-    return {name: chosen.get(name, batch if name in batches else other) for name in manifest.symbols}
+    sizes = {name: batch if name in batches else other for name in manifest.symbols}
+    for name, (least, most) in manifest.ranges.items():
+        sizes[name] = max(least, sizes[name] if most is None else min(most, sizes[name]))
+    return {**sizes, **chosen}
 
 
 def _batch_axis(tensor: Tensor) -> int | None:
