@@ -187,10 +187,23 @@ static void share(int threads) {
     gf_pool_destroy(pool);
 }
 
+/* a part that waits for all others: each has a thread of its own */
+static void meet(void *const *p, const int64_t *d, int64_t r0, int64_t r1, int64_t c0, int64_t c1, char *scratch) {
+    (void)r0, (void)r1, (void)c0, (void)c1, (void)scratch;
+    atomic_int *arrived = p[0];
+    atomic_fetch_add(arrived, 1);
+    while (atomic_load(arrived) < d[0]) usleep(10);
+}
+
 /* the child of a fork works alone, may destroy the pool, and may create its own; the parent goes on */
 static void after_fork(int threads) {
     gf_pool *pool = gf_pool_create(threads);
     fork_join(pool, threads, 100);
+    /* No thread may be half started: a fork then leaves the locks of the address sanitizer's own start of a thread taken,
+     * and the child's new threads never begin. */
+    atomic_int arrived = 0;
+    int64_t all = threads;
+    gf_parallel(pool, meet, (void *[]){&arrived}, &all, threads, 1, 1, 1, INT64_MAX, NULL, 0);
     pid_t child = fork();
     if (child == 0) {
         alarm(20);
