@@ -99,8 +99,10 @@ def test_a_file_is_known_by_its_contents(program: Any, tmp_path: Path) -> None:
     assert certificate.passed
 
 
-def rewritten(source: Path, target: Path, change: Callable[[str, bytes], bytes]) -> Path:
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+def rewritten(
+    source: Path, target: Path, change: Callable[[str, bytes], bytes], packing: int = zipfile.ZIP_STORED
+) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", packing) as new:
         for name in old.namelist():
             new.writestr(name, change(name, old.read(name)))
     return target
@@ -159,6 +161,21 @@ def test_files_execute_nothing(program: Any, tmp_path: Path) -> None:
         with pytest.raises(ModelFileError, match=r"could execute code.*--allow-pickle"):
             _ = open_model(file).program  # type: ignore[attr-defined]
         assert not mark.exists()
+
+
+def test_files_made_to_fill_memory_are_refused(program: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphfuse.importers.torch_archive._LEAST_BOUND", 1 << 20)
+    good, bomb = tmp_path / "good.pt2", tmp_path / "bomb.pt2"
+    torch.export.save(program, good)
+
+    def grown(name: str, data: bytes) -> bytes:
+        return bytes(1 << 24) if name.endswith("weights/weight_0") else data
+
+    rewritten(good, bomb, grown, zipfile.ZIP_DEFLATED)
+    with pytest.raises(ModelFileError, match=r"unpacks to more than 1 MiB.*weights/weight_0"):
+        _ = open_model(bomb).program  # type: ignore[attr-defined]
+    packed = rewritten(good, tmp_path / "packed.pt2", lambda name, data: data, zipfile.ZIP_DEFLATED)
+    assert open_model(packed).program is not None  # type: ignore[attr-defined]
 
 
 def older(source: Path, target: Path, pickled: bytes) -> Path:

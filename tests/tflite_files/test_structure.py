@@ -262,6 +262,34 @@ def test_damaged_sparsity(what: str, tmp_path: Path) -> None:
         spelled(read(model, tmp_path))
 
 
+def test_sparse_weights_are_bounded_all_together(tmp_path: Path) -> None:
+    model = Model()
+    graph = model.main
+    made = []
+    for k in range(3):  # a few bytes each, which say half a GiB
+        table, data = sparse(floats(1, 4))
+        w = graph.tensor(f"w{k}", "float32", (1, 1 << 27), data=data)
+        graph.table.tensors[w].sparsity = table
+        made.append(graph.tensor(f"y{k}", "float32", (1, 1 << 27)))
+        graph.op("DENSIFY", [w], [made[-1]])
+    graph.outputs(*made)
+    with pytest.raises(ModelFileError, match="'w2' makes the sparse weights take more than 1024 MiB"):
+        spelled(read(model, tmp_path))
+
+
+def test_dense_levels_of_sparse_weights_are_bounded(tmp_path: Path) -> None:
+    table, data = sparse(floats(1, 4))
+    table.dimMetadata[0].denseSize, table.dimMetadata[1] = 1 << 14, table.dimMetadata[0]
+    model = Model()
+    w = model.main.tensor("w", "float32", (1 << 14, 1 << 14), data=data)
+    model.main.table.tensors[w].sparsity = table
+    y = model.main.tensor("y", "float32", (1 << 14, 1 << 14))
+    model.main.op("DENSIFY", [w], [y])
+    model.main.outputs(y)
+    with pytest.raises(ModelFileError, match="fewer elements than its dimensions say"):
+        spelled(read(model, tmp_path))
+
+
 def test_weights_of_another_size(tmp_path: Path) -> None:
     model = Model()
     graph = model.main

@@ -175,6 +175,17 @@ def test_code_that_writes_files_is_refused(where: str, tmp_path: Path) -> None:
     assert not made.exists()
 
 
+def test_files_made_to_fill_memory_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("graphfuse.importers.torch_archive._LEAST_BOUND", 1 << 20)
+    bomb = tmp_path / "bomb.pt"
+    model = saved(torch.jit.script(Net().eval()), tmp_path)
+    with zipfile.ZipFile(model) as old, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as new:
+        for name in old.namelist():
+            new.writestr(name, bytes(1 << 24) if name.endswith("/data/0") else old.read(name))
+    with pytest.raises(ModelFileError, match=r"unpacks to more than 1 MiB.*data/0"):
+        open_model(bomb, hints=Hints({"x": (2, 3)})).read()
+
+
 def test_a_trusted_file_restores_its_state_itself(tmp_path: Path) -> None:
     file = saved(torch.jit.script(Restored()), tmp_path)
     hints = Hints({"x": (2, 3)})

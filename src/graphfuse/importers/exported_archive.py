@@ -17,6 +17,7 @@ from typing import Any
 
 from graphfuse.errors import ModelFileError, one_line
 from graphfuse.importers.exported import Exported, describe, quiet_exporter, require_torch
+from graphfuse.importers.torch_archive import open_archive
 
 _MOST_JSON = 1 << 28  # bytes of one description inside an archive
 _MOST_POWERS = 4  # in one size: powers of powers grow beyond all memory
@@ -78,8 +79,7 @@ def _dangers(path: Path, torch: Any) -> Iterator[str]:
         for name in archive.namelist():
             if "/" not in name:
                 yield f"{one_line(name, 80)!r} is outside the archive's folder, as in files before torch 2.8"
-    # torch's own reader, which does not see in every archive what Python's sees, and takes capitals for small letters.
-    reader = torch._C.PyTorchFileReader(str(path))
+    reader = open_archive(path)
     for member in reader.get_all_records():
         name = member.lower()
         if name.startswith("data/aotinductor/"):

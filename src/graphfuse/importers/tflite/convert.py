@@ -34,6 +34,8 @@ from graphfuse.importers.tflite.tensors import RESOURCE, array_of, dtype_of
 # Calls of subgraphs inside subgraphs, and operators that they amount to.
 _DEEPEST, _MOST_OPERATORS = 16, 200_000
 _LARGEST_STATE = 1 << 30  # bytes
+# Sparse weights may be larger than the file that holds them, but not without bound: bytes, all together.
+_LARGEST_DENSE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Converter:
         self.depth = 0
         self._left = _MOST_OPERATORS
         self._inside: list[int] = []
+        self._dense: dict[int, np.ndarray[Any, Any]] = {}
 
     def spelled(self) -> Spelled:
         self._refuse_unknown()
@@ -92,6 +95,18 @@ class Converter:
             assert variable.input.name is not None
             states.append(StateVariable(variable.input.name, after.name or key, variable.initial))
         return self.speller.spelled(outputs, states)
+
+    def array(self, info: TensorInfo) -> np.ndarray[Any, Any]:
+        """The constant that a tensor is; a sparse one is made dense once. Raises ModelFileError."""
+        if info.sparsity is None:
+            return array_of(info, self.where)
+        if id(info) not in self._dense:
+            size = math.prod(info.shape or ()) * dtype_of(info, self.where).itemsize
+            if size + sum(array.nbytes for array in self._dense.values()) > _LARGEST_DENSE:
+                what = f"tensor {info.name!r} makes the sparse weights take more than {_LARGEST_DENSE >> 20} MiB"
+                raise ModelFileError(what, where=self.where, remedy="store them densely")
+            self._dense[id(info)] = array_of(info, self.where)
+        return self._dense[id(info)]
 
     @staticmethod
     def _name(info: SubgraphInfo, index: int, signature: dict[int, str], what: str) -> str:
@@ -191,7 +206,7 @@ class Converter:
             value = info.tensors[op.inputs[1]] if op.type == "ASSIGN_VARIABLE" and len(op.inputs) == 2 else None
             if value is None or value.data is None or op.inputs[0] not in handles:
                 raise NotSpelled(f"its subgraph does more than assign constants: {op.type}")
-            self.initial[handles[op.inputs[0]]] = array_of(value, self.where)
+            self.initial[handles[op.inputs[0]]] = self.array(value)
 
 
 class Scope:
@@ -208,8 +223,8 @@ class Scope:
             empty = info.shape is not None and 0 in info.shape and info.dtype != RESOURCE
             if info.data is None and not empty:
                 raise NotSpelled(f"tensor {info.name!r} is read before anything computes it")
-            array = np.zeros(info.shape or 0, dtype_of(info, self.converter.where).numpy()) if info.data is None else (
-                array_of(info, self.converter.where))  # fmt: skip
+            array = self.converter.array(info) if info.data is not None else (
+                np.zeros(info.shape or 0, dtype_of(info, self.converter.where).numpy()))  # fmt: skip
             self.values[index] = self.converter.speller.weight(array, info.name or f"tensor_{index}")
         return self.values[index]
 

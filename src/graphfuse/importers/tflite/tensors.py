@@ -33,8 +33,6 @@ DTYPES: dict[int, ir.DataType] = {
 }
 RESOURCE, INT4 = 13, 17
 NAMES = {5: "texts", 8: "complex numbers", 11: "complex numbers", RESOURCE: "resources", 14: "variants"}
-# Sparse weights may be larger than the file that holds them, but not without bound.
-_LARGEST_DENSE = 1 << 30
 
 
 def dtype_of(info: TensorInfo, where: str) -> ir.DataType:
@@ -83,8 +81,6 @@ def _dense(info: TensorInfo, shape: tuple[int, ...], kind: np.dtype[Any], where:
 def _densified(info: TensorInfo, shape: tuple[int, ...], kind: np.dtype[Any]) -> Array:
     """The format of SparsityParameters in schema.fbs (TACO's): dimensions in traversal order, blocks behind them."""
     assert info.data is not None
-    if math.prod(shape) * kind.itemsize > _LARGEST_DENSE:
-        raise ValueError(f"{list(shape)} is too large")
     stored = _halves(np.frombuffer(info.data, np.uint8)) if info.dtype == INT4 else np.frombuffer(info.data, kind)
     sparsity, rank = info.sparsity, len(shape)
     order = [int(k) for k in sparsity.TraversalOrderAsNumpy()]
@@ -98,17 +94,23 @@ def _densified(info: TensorInfo, shape: tuple[int, ...], kind: np.dtype[Any]) ->
         if sizes[rank + k] < 1 or sizes[axis] % sizes[rank + k]:
             raise ValueError("a block does not divide its dimension")
         sizes[axis] //= sizes[rank + k]
+    compressed = {
+        level: (_vector(entry.ArraySegments, entry.ArraySegmentsType()),
+                _vector(entry.ArrayIndices, entry.ArrayIndicesType()))
+        for level, entry in enumerate(metadata) if entry.Format() != 0
+    }  # fmt: skip
+    # Places at any level are those that are stored in the end, or each has a segment further on.
+    most = max(1, len(stored), *(len(segments) for segments, _ in compressed.values()))
     # Every stored element, level by level: its index in each dimension passed so far.
     count, places = 1, np.zeros((1, 0), np.int64)
-    for level, entry in enumerate(metadata):
-        if entry.Format() == 0:  # dense
+    for level in range(len(order)):
+        if level not in compressed:
             n = sizes[order[level]]
-            if count * n > max(len(stored), 1) << 8:
+            if count * n > most:
                 raise ValueError("it has fewer elements than its dimensions say")
             index, repeat = np.tile(np.arange(n), count), np.repeat(np.arange(count), n)
         else:
-            segments, index = _vector(entry.ArraySegments, entry.ArraySegmentsType()), _vector(
-                entry.ArrayIndices, entry.ArrayIndicesType())  # fmt: skip
+            segments, index = compressed[level]
             lengths = np.diff(segments)
             if len(segments) != count + 1 or segments[0] != 0 or segments[-1] != len(index) or np.any(lengths < 0):
                 raise ValueError("its segments do not fit together")

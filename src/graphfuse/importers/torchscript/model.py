@@ -17,6 +17,7 @@ from graphfuse.errors import GraphfuseError, InputError, ModelFileError, Unsuppo
 from graphfuse.importers.common import StateVariable
 from graphfuse.importers.source import Converted
 from graphfuse.importers.spelling import Spelled, Speller
+from graphfuse.importers.torch_archive import open_archive
 from graphfuse.importers.torchscript.arguments import Argument, Input, arguments_of, built, inputs_of, leaves
 from graphfuse.importers.torchscript.builder import Builder
 from graphfuse.importers.torchscript.interpreter import Interpreter, Raises
@@ -73,8 +74,9 @@ class TorchScript(Converted):
         """
         functions = torch._C.CompilationUnit()
         try:
+            reader = open_archive(self.path)
             if not self._trusted:
-                self._check_code()
+                self._check_code(reader)
             with zipfile.ZipFile(self.path) as archive:
                 traced = any("/traced_inputs" in name for name in archive.namelist())
             module = torch._C.import_ir_module(functions, str(self.path), torch.device("cpu"), {}, traced)
@@ -86,10 +88,8 @@ class TorchScript(Converted):
             raise ModelFileError("the program has no method forward", where=self.where, remedy=remedy)
         return module, functions
 
-    def _check_code(self) -> None:
+    def _check_code(self, reader: Any) -> None:
         """Raises ModelFileError for code that would run while the file is read, or that writes files of its choice."""
-        # torch's own reader, which finds files whether in capitals or small letters.
-        reader = torch._C.PyTorchFileReader(str(self.path))
         for member in reader.get_all_records():
             if not member.lower().startswith("code/"):
                 continue
