@@ -85,6 +85,13 @@ def test_another_result_of_a_peer_is_seen(tmp_path: Path, mlp: Path) -> None:
     assert found.timings[1].difference > 0.1
 
 
+def test_results_that_are_lists_are_compared(tmp_path: Path) -> None:
+    text = "g (float[4, 6] x) => (seq(float[2, 6]) s) { two = Constant<value_int = 2>() s = SplitToSequence(x, two) }"
+    onnx.save(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 20]> {text}'), tmp_path / "m.onnx")
+    found = bench(tmp_path / "m.onnx", threads=(1,), seconds=0.01)
+    assert found.timings[1].difference == 0
+
+
 def test_a_peer_that_is_not_installed_is_one_error(mlp: Path) -> None:
     if importlib.util.find_spec("ncnn") is not None:
         pytest.skip("ncnn is installed")

@@ -320,6 +320,17 @@ def test_verification_knows_lists(tmp_path: Path) -> None:
     assert [report.name for report in made.certificate.outputs] == ["y.0", "y.1"]
 
 
+def test_a_list_of_nothing_is_all_that_is_returned(tmp_path: Path) -> None:
+    proto = parse("g (float[0, 3] x) => (seq(float[P, 3]) y) { y = SplitToSequence<axis = 0>(x) }")
+    onnx.save(proto, tmp_path / "m.onnx")
+    made = compile_model(tmp_path / "m.onnx", tmp_path / "m.gf", CompileOptions(cflags=("-O1",), cache_dir=FOLDER))
+    assert made.certificate is not None
+    assert made.certificate.passed
+    assert "no output to compare" in made.certificate.verdict
+    with made.session() as session:
+        assert session.run(None, {"x": np.zeros((0, 3), np.float32)}) == [[]]
+
+
 def test_a_body_that_gives_back_what_cannot_be_compiled(tmp_path: Path) -> None:
     """The error names the operator, not the loop that hands its result on."""
     text = """g (float[2, 3] x, int64 n, bool c) => (float[2, 3] z) { y = Made.By.Nobody(x)

@@ -39,7 +39,8 @@ def test_exported_networks_are_standard_lighter_and_right(name: str, tmp_path: P
     assert len(after.graph.node) <= len(before.graph.node)
     assert [value.name for value in after.graph.input] == [value.name for value in before.graph.input]
     assert [value.name for value in after.graph.output] == [value.name for value in before.graph.output]
-    assert verify(ExportedSession(tmp_path / "out.onnx"), open_model(path)).passed
+    written = portable_model(open_model(path), CompileOptions())
+    assert verify(ExportedSession(tmp_path / "out.onnx", written), open_model(path)).passed
 
 
 def parsed(text: str, folder: Path, opset: int = 24) -> Path:
@@ -91,6 +92,43 @@ def test_operators_of_others_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedModelError, match="1 node cannot be exported") as caught:
         portable_model(open_model(tmp_path / "in.onnx"), CompileOptions())
     assert [op for op, _, _ in caught.value.nodes] == ["QuickGelu"]
+
+
+LISTS = """g (float[5, 6] x) => (seq(float[P, 6]) s, float[5, 6] r) {
+    r = Relu(x)
+    two = Constant<value_int = 2>()
+    s = SplitToSequence<axis = 0>(r, two)
+}"""
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch"])
+def test_lists_stay_lists(to: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, output = parsed(LISTS, tmp_path), tmp_path / ("out.onnx" if to == "onnx" else "out.pt2")
+    x = np.random.default_rng(0).standard_normal((5, 6), np.float32)
+    if to == "torch":
+        torch = pytest.importorskip("torch")
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(path), "--to", to, "-o", str(output), "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert ended.value.code == 0
+    assert [report["name"] for report in told["certificate"]["outputs"]] == ["s.0", "s.1", "s.2", "r"]
+    if to == "onnx":
+        onnx.checker.check_model(onnx.load(output), full_check=True)
+        listed, whole = onnxruntime.InferenceSession(output).run(["s", "r"], {"x": x})
+    else:
+        listed, whole = torch.export.load(output).module()(torch.from_numpy(x))
+    assert [tuple(part.shape) for part in listed] == [(2, 6), (2, 6), (1, 6)]
+    np.testing.assert_array_equal(np.concatenate(listed), x.clip(0))
+    np.testing.assert_array_equal(whole, x.clip(0))
+
+
+def test_a_list_of_nothing_has_no_type(tmp_path: Path) -> None:
+    text = "g (float[0, 6] x) => (seq(float[P, 6]) s) { two = Constant<value_int = 2>() s = SplitToSequence(x, two) }"
+    model = portable_model(open_model(parsed(text, tmp_path)), CompileOptions())
+    with pytest.raises(UnsupportedModelError, match="leave the output out") as caught:
+        write_portable(model, tmp_path / "out.onnx")
+    assert list(caught.value.nodes) == [("output", "s", "a list of no tensors")]
+    assert not (tmp_path / "out.onnx").exists()
 
 
 def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -230,6 +230,13 @@ def test_sizes_that_data_decides(tmp_path: Path) -> None:
     assert 300 * 4 < found.calls[-1].bytes < 1000 * 8
 
 
+def test_results_that_are_lists(tmp_path: Path) -> None:
+    text = "g (float[4, 6] x) => (seq(float[2, 6]) s) { two = Constant<value_int = 2>() s = SplitToSequence(x, two) }"
+    onnx.save(parse(text), tmp_path / "m.onnx")
+    found, _ = profile(tmp_path / "m.onnx", threads=1, seconds=0.05)
+    assert len(found.calls) == 2
+
+
 def test_wrong_arguments(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="seconds"):
         profile(DEMO, seconds=0)

@@ -82,7 +82,11 @@ class Manifest:
         for symbol in self.symbols:
             if symbol not in bound:
                 raise ValueError(f"no input has the dimension {symbol!r}")
-        if len(set(self.symbols)) != len(self.symbols) or not (self.outputs or self.states) or self.weights_bytes < 0:
+        if (
+            len(set(self.symbols)) != len(self.symbols)
+            or not (self.outputs or self.results or self.states)
+            or self.weights_bytes < 0
+        ):
             raise ValueError("symbols twice, no outputs, or a negative size of weights")
         listed = [tensor for name, names in self.results.items() for tensor in ([name] if names is None else names)]
         if self.results and listed != [tensor.name for tensor in self.outputs]:

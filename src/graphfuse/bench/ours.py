@@ -34,9 +34,9 @@ def prepare(subject: Subject) -> Ready:
     bundle = read_bundle(subject.artifact)
     session = Session(bundle, threads=subject.threads)
     inputs, names = dict(subject.inputs), list(subject.outputs)
-    order = [tensor.name for tensor in session.get_outputs()]
+    order = list(bundle.manifest.results) or [tensor.name for tensor in session.get_outputs()]
 
-    def outputs(values: list[Array]) -> Mapping[str, Array]:
+    def outputs(values: list[Any]) -> Mapping[str, Any]:
         return {name: values[order.index(name)] for name in names}
 
     session.run(None, inputs)

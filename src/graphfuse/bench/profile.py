@@ -185,7 +185,7 @@ class _Run:
         states = subject.session.states
         ports, every = subject.module.inputs, {**arrays, **states}
         self.sizes = bind_symbols(ports, [every[port.name].shape for port in ports], subject.module.dims)
-        results = subject.session.run(None, dict(arrays))
+        results = subject.session.run([tensor.name for tensor in manifest.outputs], dict(arrays))
         pool, weights = Pool(library, threads), Weights(bundle.weights)
         dims = dims_array(self.sizes, manifest.symbols, manifest.measured)
         nbytes = library.model_arena_bytes(address_of(dims), threads)

@@ -44,7 +44,7 @@ def main() -> None:
             times = turn(ready.call, request["seconds"], request["warm"], request["least"], request["most"])
             _send(answers, {"times": times})
             continue
-        _send(answers, {"peak_bytes": _status_bytes("VmHWM"), "digest": digest(ready.outputs(ready.call()))})
+        _send(answers, {"peak_bytes": _status_bytes("VmHWM"), "digest": digest(_outputs(ready))})
         return
 
 
@@ -71,7 +71,7 @@ def _prepared(request: Mapping[str, Any]) -> tuple[dict[str, Any], Ready | None]
         started = time.perf_counter()
         ready = runtime.prepare(_subject(request))
         seconds = time.perf_counter() - started
-        found = ready.outputs(ready.call())
+        found = _outputs(ready)
     except ImportError as error:
         return {"status": MISSING, "reason": one_line(str(error), 200)}, None
     except GraphfuseError as error:
@@ -90,6 +90,15 @@ def _prepared(request: Mapping[str, Any]) -> tuple[dict[str, Any], Ready | None]
     }
     _forget_peak()
     return answer, ready
+
+
+def _outputs(ready: Ready) -> dict[str, Array]:
+    """What a run gives, by name; the tensors of a list one by one."""
+    arrays: dict[str, Array] = {}
+    for name, value in ready.outputs(ready.call()).items():
+        listed = isinstance(value, list | tuple)
+        arrays.update({f"{name}.{k}": tensor for k, tensor in enumerate(value)} if listed else {name: value})
+    return arrays
 
 
 def _subject(request: Mapping[str, Any]) -> Subject:

@@ -93,20 +93,20 @@ def _to_onnx(source: Source, options: CompileOptions, output: Path, _: dict[str,
     portable = portable_model(source, options)
     write_portable(portable, output)
     facts = {"opset": portable.graph.opset_imports[""], "nodes": len(portable.graph)}
-    return lambda: ExportedSession(output, _states(source)), facts
+    return lambda: ExportedSession(output, portable, _states(source)), facts
 
 
 def _to_torch(source: Source, options: CompileOptions, output: Path, sizes: dict[str, int]) -> _Written:
-    from graphfuse.export.check import ProgramSession, graph_ends, manifest_of
+    from graphfuse.export.check import ProgramSession, manifest_of
     from graphfuse.export.onnx import rewritten_model
     from graphfuse.export.torch import export_program, module_of, write_program
 
     model = rewritten_model(source, options)
-    module, (inputs, outputs) = module_of(model, source.where), graph_ends(model)
-    program = export_program(module, model, manifest_of(inputs, outputs), sizes, source.where)
+    module = module_of(model, source.where)
+    program = export_program(module, model, manifest_of(model), sizes, source.where)
     write_program(program, output)
     facts = {"opset": None, "nodes": len(module.graph.nodes), "fixed": list(program.fixed)}
-    return lambda: ProgramSession(output, program.inputs, outputs, _states(source)), facts
+    return lambda: ProgramSession(output, model, program.inputs, _states(source)), facts
 
 
 def _states(source: Source) -> Sequence[StateVariable]:

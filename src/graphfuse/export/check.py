@@ -16,10 +16,12 @@ from graphfuse import __version__
 from graphfuse.artifact.dims import symbols_of
 from graphfuse.artifact.manifest import Manifest, Tensor
 from graphfuse.errors import InputError
+from graphfuse.graph.lists import results
 from graphfuse.importers.common import StateVariable
 from graphfuse.importers.exported import describe, require_torch
 from graphfuse.importers.torch_tensors import to_array, to_tensor
 from graphfuse.target import target_for
+from graphfuse.verify.check import spelled
 from graphfuse.verify.originals import Runner, Stateful
 from graphfuse.verify.reference import Reference
 
@@ -27,23 +29,21 @@ from graphfuse.verify.reference import Reference
 class ExportedSession:
     """An exported file in onnxruntime, with what verification asks of a session.
 
-    states: inputs and outputs of the file that its user's model keeps by itself. Raises InputError where onnxruntime
-    does not load the file.
+    model: the graph that was written; states: inputs and outputs of the file that its user's model keeps by itself.
+    Raises InputError where onnxruntime does not load the file.
     """
 
     threads = 1
 
-    def __init__(self, path: Path, states: Sequence[StateVariable] = ()) -> None:
-        graph = onnx.load(path, load_external_data=False).graph
-        ends = tuple(tuple(_tensor(value) for value in side) for side in (graph.input, graph.output))
-        self._hold(manifest_of(ends[0], ends[1], states), Stateful(Reference(path), states))
+    def __init__(self, path: Path, model: ir.Model, states: Sequence[StateVariable] = ()) -> None:
+        self._hold(manifest_of(model, states=states), Stateful(Reference(path), states))
 
     def _hold(self, manifest: Manifest, runner: Runner) -> None:
         self.manifest, self._runner = manifest, runner
 
     def run(self, output_names: Sequence[str] | None, inputs: Mapping[str, Any]) -> list[Any]:
         """The named outputs (None: all), as a Session gives them."""
-        found = self._runner.run(inputs)
+        found = spelled(self.manifest.results, self._runner.run(inputs))
         wanted = [tensor.name for tensor in self.manifest.outputs] if output_names is None else output_names
         missing = [name for name in wanted if name not in found]
         if missing:
@@ -62,15 +62,15 @@ class ExportedSession:
 class ProgramSession(ExportedSession):
     """An exported program of torch.export in torch, with what verification asks of a session.
 
-    inputs, outputs: the user's names, and what is known of their shapes, in the program's order. Raises InputError
-    where torch does not load the file.
+    model: the graph that was written; inputs: the user's names, and what is known of their shapes, in the program's
+    order. Raises InputError where torch does not load the file.
     """
 
     def __init__(
-        self, path: Path, inputs: Sequence[Tensor], outputs: Sequence[Tensor], states: Sequence[StateVariable] = ()
+        self, path: Path, model: ir.Model, inputs: Sequence[Tensor], states: Sequence[StateVariable] = ()
     ) -> None:
-        names = [[tensor.name for tensor in side] for side in (inputs, outputs)]
-        self._hold(manifest_of(inputs, outputs, states), Stateful(_Program(path, *names), states))
+        names = [[tensor.name for tensor in side] for side in (inputs, graph_ends(model)[1])]
+        self._hold(manifest_of(model, inputs, states), Stateful(_Program(path, *names), states))
 
 
 class _Program:
@@ -92,7 +92,7 @@ class _Program:
                 found = self._module(*tensors)
             except Exception as error:
                 raise InputError("torch refuses these inputs", why=describe(error)) from error
-        values = found if isinstance(found, tuple | list) else [found]
+        values = self._torch.utils._pytree.tree_leaves(found)
         return {name: to_array(value) for name, value in zip(self._outputs, values, strict=True)}
 
 
@@ -103,8 +103,12 @@ def graph_ends(model: ir.Model) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
     return inputs, outputs
 
 
-def manifest_of(inputs: Sequence[Tensor], outputs: Sequence[Tensor], states: Sequence[StateVariable] = ()) -> Manifest:
-    """A manifest of these inputs and outputs, those of states apart."""
+def manifest_of(
+    model: ir.Model, inputs: Sequence[Tensor] | None = None, states: Sequence[StateVariable] = ()
+) -> Manifest:
+    """A manifest of what a graph takes and gives, states apart. inputs: where more is known of them than it says."""
+    ends = graph_ends(model)
+    inputs, outputs = ends[0] if inputs is None else inputs, ends[1]
     hidden = {name for state in states for name in (state.input, state.output)}
     taken = tuple(tensor for tensor in inputs if tensor.name not in hidden)
     given = tuple(tensor for tensor in outputs if tensor.name not in hidden)
@@ -112,6 +116,7 @@ def manifest_of(inputs: Sequence[Tensor], outputs: Sequence[Tensor], states: Seq
     return Manifest(
         taken, given, symbols, (), target_for("native"), __version__, "",
         measured=tuple(s for s in computed if s not in symbols),
+        results={name: names for name, names in results(model).items() if name not in hidden},
         states=tuple(tensor for tensor in inputs if tensor.name in hidden),
     )  # fmt: skip
 

@@ -17,6 +17,7 @@ from graphfuse.artifact.fused_model import LARGEST_INLINE, drop_scaffolding
 from graphfuse.compiler import Job, run_stages
 from graphfuse.errors import ArtifactError, UnsupportedModelError
 from graphfuse.graph.bodies import graphs
+from graphfuse.graph.lists import carry_lists, return_lists
 from graphfuse.graph.origins import all_nodes, dim_names, label
 from graphfuse.graph.shape_rules import OPSET
 from graphfuse.importers.source import Source
@@ -59,11 +60,17 @@ def rewritten_model(source: Source | Path, options: CompileOptions) -> ir.Model:
     _name_as_the_user(graph, dim_names(model))
     graph.opset_imports.clear()
     graph.opset_imports[""] = OPSET
-    return ir.Model(graph, ir_version=10, producer_name="graphfuse", producer_version=__version__)
+    rewritten = ir.Model(graph, ir_version=10, producer_name="graphfuse", producer_version=__version__)
+    carry_lists(model, rewritten)
+    return rewritten
 
 
 def write_portable(model: ir.Model, path: Path) -> None:
-    """Write the model, whole or not at all; weights beyond LARGEST_INLINE go to `<path>.data`. Raises ArtifactError."""
+    """Write the model, whole or not at all; weights beyond LARGEST_INLINE go to `<path>.data`.
+
+    Raises ArtifactError, UnsupportedModelError for a list of no tensors among its results.
+    """
+    model = return_lists(model)
     weights = [value.const_value for value in model.graph.initializers.values() if value.const_value is not None]
     remedy = "name a file in a folder that can be written"
     with (

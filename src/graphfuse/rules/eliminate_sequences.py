@@ -98,8 +98,11 @@ def _split(node: ir.Node, build: Builder, ledger: Ledger) -> bool:
         split, count = given, listed[0]  # sizes that only a run knows, but so many of them
     else:
         return False
-    if data is None or not 0 < count <= LONGEST:
+    if data is None or data.dtype is None or count > LONGEST:
         return False
+    if not count:
+        (empty,) = build.node(node, "SequenceEmpty", [], {"dtype": int(data.dtype)})
+        return _replace(node, empty, ledger)
     pieces = build.node(node, "Split", [data, split], {"axis": axis}, outputs=count, origins=origins(node))
     if given is None and not node.attributes.get_int("keepdims", 1):
         axes = build.constant(np.array([axis], np.int64), f"{node.name}.axes")
@@ -257,6 +260,8 @@ HITS = (
     """g (float[5, 3] x, int64 k) => (float[P, Q] y) {
         two = Constant<value = int64 {2}>() one = Constant<value = int64 {1}>()
         s = SplitToSequence<axis = 0>(x, two) t = SequenceErase(s, one) y = SequenceAt(t, one) }""",
+    """g (float[0, 3] x) => (int64 n) { two = Constant<value = int64 {2}>() s = SplitToSequence(x, two)
+        n = SequenceLength(s) }""",
     """g (float[2, 3] x) => (float[P, Q] y) {
         s = SplitToSequence<axis = 1, keepdims = 0>(x) y = ConcatFromSequence<axis = 0, new_axis = 1>(s) }""",
     """g (float[4, 3] x, float[3] w) => (float[P, Q] y) {

@@ -47,6 +47,8 @@ class Certificate:
     def verdict(self) -> str:
         """One line: that all agree and the largest error, or the first output that does not, where and by how much."""
         failed = [report for report in self.outputs if not report.passed]
+        if not self.outputs:
+            return "there is no output to compare: lists of no tensors"
         if not failed:
             worst = max(self.outputs, key=lambda report: report.max_rel)
             count = len(self.outputs)

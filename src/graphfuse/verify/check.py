@@ -93,7 +93,7 @@ def verify(
     reports = [compare(name, ours[name], expected[name], tolerances[name]) for name in names]
     if double or (double is None and not all(report.passed for report in reports)):
         exact = _in_double(original, chosen)
-        exact = _spelled(session, exact) if exact else {}
+        exact = spelled(session.manifest.results, exact) if exact else {}
         reports = [compare(name, ours[name], expected[name], tolerances[name], exact.get(name)) for name in names]
     if not original.states and not all(report.passed for report in reports) and quantises(proto):
         whole = original.graph(True)
@@ -130,16 +130,15 @@ def _in_place_of_draws(ours: Array, expected: Array) -> Array:
     return ours if (ours.dtype, ours.shape) == (expected.dtype, expected.shape) else expected
 
 
-def _spelled(session: Verified, values: Mapping[str, Any]) -> dict[str, Array]:
-    """The tensors of the reference's results, lists taken apart as the session's outputs are."""
-    lists = session.manifest.results
-    spelled: dict[str, Array] = {}
+def spelled(lists: Mapping[str, Sequence[str] | None], values: Mapping[str, Any]) -> dict[str, Array]:
+    """The tensors of a reference's results: lists, as `Manifest.results` has them, taken apart. Raises InputError."""
+    found: dict[str, Array] = {}
     for name, value in values.items():
         names = lists.get(name)
         if names is not None and len(names) != len(value):
             raise InputError(f"the reference returns {len(value)} tensors, not {len(names)}", where=f"output {name!r}")
-        spelled.update({name: value} if names is None else zip(names, value, strict=True))
-    return spelled
+        found.update({name: value} if names is None else zip(names, value, strict=True))
+    return found
 
 
 def _first_accepted(
@@ -164,7 +163,7 @@ def _first_accepted(
             reference.restart()
             session.reset()
             for _ in range(CALLS if session.manifest.states else 1):
-                expected = _spelled(session, reference.run(chosen))
+                expected = spelled(session.manifest.results, reference.run(chosen))
                 outputs = session.run([tensor.name for tensor in session.manifest.outputs], chosen)
         except InputError as error:
             refused = refused or error

@@ -48,13 +48,14 @@ class Subject:
 
 @dataclass(frozen=True)
 class Ready:
-    """A model ready to run: `call` runs it once on the subject's inputs, `outputs` reads what a call returned.
+    """A model ready to run: `call` runs it once on the subject's inputs, `outputs` reads what a call returned:
+    by name, a list of arrays where the model returns a sequence.
 
     notes: further facts about it, by name.
     """
 
     call: Callable[[], Any]
-    outputs: Callable[[Any], Mapping[str, Array]]
+    outputs: Callable[[Any], Mapping[str, Any]]
     notes: Mapping[str, Any] | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from graphfuse.errors import UnsupportedModelError
 from graphfuse.export.torch.call import Call, Refused, registered, torch_dtype
 from graphfuse.export.torch.names import Names, identifier, module_path, weight_path
 from graphfuse.export.torch.sizes import ON_SIZES, Array, Size, as_sizes, raw
+from graphfuse.graph.lists import results
 from graphfuse.graph.origins import label
 from graphfuse.importers.torch_tensors import to_tensor
 
@@ -37,8 +38,8 @@ def supported() -> tuple[str, ...]:
 def module_of(model: ir.Model, where: str = "") -> fx.GraphModule:
     """The graph of a model at OPSET as a module: tensors in by position, its output or a tuple of them out.
 
-    Weights are parameters, named by their modules' paths; other arrays are buffers. The module is in evaluation mode.
-    Raises UnsupportedModelError, which lists every node that cannot be written and why.
+    Lists stay lists. Weights are parameters, named by their modules' paths; other arrays are buffers. The module is in
+    evaluation mode. Raises UnsupportedModelError, which lists every node that cannot be written and why.
     """
     supported()
     writer = Writer(model.graph)
@@ -52,7 +53,7 @@ def module_of(model: ir.Model, where: str = "") -> fx.GraphModule:
             writer.give_up(node)
     if refused:
         raise UnsupportedModelError(refused, where=where, remedy=REMEDY, task="exported to PyTorch")
-    return writer.finish(where)
+    return writer.finish(where, results(model))
 
 
 class Writer:
@@ -94,9 +95,13 @@ class Writer:
         for value in node.outputs:
             self._values.setdefault(value, self.tracer.create_proxy("placeholder", "refused", (), {}))
 
-    def finish(self, name: str) -> fx.GraphModule:
-        """The module, without what nobody reads."""
-        outputs = tuple(self.tensor(value) for value in self._graph.outputs)
+    def finish(self, name: str, rows: Mapping[str, Sequence[str] | None]) -> fx.GraphModule:
+        """The module, without what nobody reads. rows: how its results are lists, see `lists.results`."""
+        tensors = {value.name or "": self.tensor(value) for value in self._graph.outputs}
+        outputs = tuple(
+            tensors[each] if names is None else [tensors[name] for name in names]
+            for each, names in (rows or dict.fromkeys(tensors)).items()
+        )
         self.tracer.create_proxy("output", "output", (outputs[0] if len(outputs) == 1 else outputs,), {})
         title = re.sub(r"\W", "", Path(name).stem.title()) or "Model"
         module = fx.GraphModule(self.root, self._code, title if title.isidentifier() else f"Model{title}")
