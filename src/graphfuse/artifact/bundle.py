@@ -209,4 +209,4 @@ def _publish(staging: Path, final: Path) -> None:
                 os.rename(aside, final)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    raise ArtifactError("other processes keep writing this artifact", where=str(final))
+    raise ArtifactError("other processes keep writing this artifact", where=str(final), remedy="write to another place")

@@ -52,7 +52,7 @@ def command(
     if to not in FORMATS:
         raise InputError(f"there is no format {to!r}", remedy=f"choose one of {', '.join(FORMATS)}")
     if not output.parent.is_dir():
-        raise InputError("the folder does not exist", where=str(output.parent))
+        raise InputError("the folder does not exist", where=str(output.parent), remedy="make it, or name another")
     if to == "torch" and output.suffix != ".pt2":
         name = output.with_suffix(".pt2").name
         raise InputError("torch reads programs from .pt2 files alone", where=str(output), remedy=f"name it {name}")

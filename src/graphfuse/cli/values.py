@@ -128,7 +128,9 @@ def _load(path: Path) -> Array:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         why = getattr(error, "strerror", None) or str(error) or "the file is cut short"
-        raise InputError("cannot be read as a .npy file", where=str(path), why=why) from error
+        raise InputError(
+            "cannot be read as a .npy file", where=str(path), why=why, remedy="write it with numpy.save"
+        ) from error
     if not isinstance(array, np.ndarray):
         remedy = "give each array in a .npy file of its own"
         raise InputError("this is no .npy file but an archive of several arrays", where=str(path), remedy=remedy)
@@ -167,7 +169,7 @@ def check_output_path(path: Path, count: int) -> None:
             f"a .npy file holds one array, the model has {count} outputs", where=str(path), remedy="use .npz"
         )
     if not path.parent.is_dir():
-        raise InputError("the folder does not exist", where=str(path.parent))
+        raise InputError("the folder does not exist", where=str(path.parent), remedy="make it, or name another")
 
 
 def _savez(file: IO[bytes], outputs: Mapping[str, Array]) -> None:

@@ -55,7 +55,8 @@ def import_onnx(path: str | os.PathLike[str]) -> Imported:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         # The libraries below raise these for files that are well-formed protobuf but not well-formed ONNX.
-        raise ModelFileError("not a valid ONNX model", where=where, why=_root_cause(error)) from error
+        remedy = "export the model again"
+        raise ModelFileError("not a valid ONNX model", where=where, why=_root_cause(error), remedy=remedy) from error
 
 
 @contextlib.contextmanager
@@ -144,7 +145,8 @@ def _inline_functions(model: ir.Model, where: str) -> None:
     try:
         passes.InlinePass()(model)
     except (ValueError, ir.passes.InvariantError, ir.passes.PassError) as error:
-        raise ModelFileError("the model's functions cannot be inlined", where=where, why=_root_cause(error)) from error
+        what, remedy = "the model's functions cannot be inlined", "export the model without functions"
+        raise ModelFileError(what, where=where, why=_root_cause(error), remedy=remedy) from error
     for node in all_nodes(model.graph):
         call, name = node.metadata_props.pop(_CALL_KEY, None), node.metadata_props.pop(_NAME_KEY, "")
         node.name = f"{call}/{name}" if call else node.name

@@ -216,7 +216,8 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
         onnx.shape_inference.infer_shapes(_with_output_shapes(proto, present=False), check_type=True, strict_mode=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError) as error:
         why = one_line(re.split(r"==>", str(error))[0], 200)
-        raise ModelFileError("not a valid ONNX model", where=where, why=why) from error
+        remedy = "export the model again; onnx.checker.check_model tells more"
+        raise ModelFileError("not a valid ONNX model", where=where, why=why, remedy=remedy) from error
 
 
 def _with_output_shapes(proto: onnx.ModelProto, *, present: bool) -> onnx.ModelProto:

@@ -79,7 +79,8 @@ def infer_or_refuse(model: ir.Model, where: str) -> None:
         infer_shapes(model)
     except ShapeError as error:
         why = one_line(f"{error} {error.__cause__ or ''}")
-        raise ModelFileError("the shapes in the model do not fit together", where=where, why=why) from error
+        what, remedy = "the shapes in the model do not fit together", "mend that node where the model is made"
+        raise ModelFileError(what, where=where, why=why, remedy=remedy) from error
 
 
 def unknown_values(model: ir.Model) -> tuple[UnknownValue, ...]:

@@ -258,4 +258,5 @@ def infer_again(model: ir.Model) -> None:
         infer_shapes(model)
     except ShapeError as error:
         why = one_line(f"{error} {error.__cause__ or ''}")
-        raise ModelFileError("the shapes in the model do not fit together", why=why) from error
+        what, remedy = "the shapes in the model do not fit together", "mend that node where the model is made"
+        raise ModelFileError(what, why=why, remedy=remedy) from error

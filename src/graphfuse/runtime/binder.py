@@ -55,7 +55,8 @@ def check_ranges(
             continue
         where = next((f"input {x.name!r}, dimension {x.shape.index(name)}" for x in inputs if name in x.shape), "")
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
-        raise InputError(f"{name} is {values[name]}", where=where, why=f"the model was exported for {limits}")
+        why, remedy = f"the model was exported for {limits}", "export it for a wider range, or give another size"
+        raise InputError(f"{name} is {values[name]}", where=where, why=why, remedy=remedy)
 
 
 def dims_array(sizes: Mapping[str, int], symbols: Sequence[str], measured: Sequence[str]) -> np.ndarray[Any, Any]:

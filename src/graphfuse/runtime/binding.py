@@ -39,7 +39,8 @@ class Binding:
         arrays = [session._ready(k, value) for k, value in enumerate(inputs)]
         for tensor, value, array in zip(manifest.inputs, inputs, arrays, strict=True):
             if array is not value:
-                raise InputError("only a C-contiguous NumPy array can be bound", where=f"input {tensor.name!r}")
+                what, remedy = "only a C-contiguous NumPy array can be bound", "copy it with numpy.ascontiguousarray"
+                raise InputError(what, where=f"input {tensor.name!r}", remedy=remedy)
         kept = session._states
         before = [] if kept is None else list(kept.current().values())
         plan = session._plan(state, tuple([array.shape for array in (*arrays, *before)]))
@@ -72,7 +73,8 @@ class Binding:
         for kind, others in (("input", self.inputs), ("output", self.outputs)):
             for other, buffer in others.items():
                 if np.may_share_memory(array, buffer):
-                    raise InputError(f"it overlaps the {kind} {other!r}", where=f"output {name!r}")
+                    remedy = "give each a buffer of its own"
+                    raise InputError(f"it overlaps the {kind} {other!r}", where=f"output {name!r}", remedy=remedy)
 
 
 def _check_output(name: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -> None:
@@ -81,7 +83,8 @@ def _check_output(name: str, array: Array, shape: Shape, dtype: np.dtype[Any]) -
         given = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
         raise InputError(f"the buffer is {given}, expected {dtype} {shape}", where=where)
     if not (array.flags.c_contiguous and array.flags.aligned and array.flags.writeable):
-        raise InputError("only a C-contiguous writable NumPy array can be bound", where=where)
+        remedy = "make it with numpy.empty, or leave it out"
+        raise InputError("only a C-contiguous writable NumPy array can be bound", where=where, remedy=remedy)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -317,7 +317,8 @@ class Session:
         if hasattr(value, "__array__"):
             return np.asarray(value)
         what = f"this is a {type(value).__name__}, expected a NumPy array"
-        raise InputError(what, where=f"input {self._input_names[index]!r}")
+        remedy = "make one with numpy.asarray"
+        raise InputError(what, where=f"input {self._input_names[index]!r}", remedy=remedy)
 
     def _plan(self, state: _State, shapes: tuple[Shape, ...]) -> CallPlan:
         """The plan for input shapes, made when they are new."""

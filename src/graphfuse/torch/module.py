@@ -171,7 +171,8 @@ class Call:
         try:
             ordered = reorder_kwargs(dict(kwargs), self.in_spec) if kwargs else {}
         except ValueError as error:
-            raise InputError("the arguments are not those of the example", why=describe(error)) from error
+            what, remedy = "the arguments are not those of the example", "call it as in fuse()"
+            raise InputError(what, why=describe(error), remedy=remedy) from error
         leaves, spec = pytree.tree_flatten((args, ordered))
         if spec != self.in_spec:
             what = f"{len(args)} arguments and {len(kwargs)} by keyword are not built as the example was"
@@ -280,7 +281,8 @@ class FusedModule(nn.Module):
         if isinstance(tensor, int | float | bool) and not isinstance(tensor, torch.Tensor):
             return np.array(tensor, np.int64)
         if not isinstance(tensor, torch.Tensor):
-            raise InputError(f"this is a {type(tensor).__name__}, expected a tensor", where=f"input {name!r}")
+            what = f"this is a {type(tensor).__name__}, expected a tensor"
+            raise InputError(what, where=f"input {name!r}", remedy="make one with torch.as_tensor")
         if tensor.device.type != "cpu":
             raise InputError(f"it lies on {tensor.device}", where=f"input {name!r}", remedy="move it with .cpu()")
         if tensor.dtype is not dtype:
@@ -322,10 +324,11 @@ class FusedModule(nn.Module):
         given = own if state_dict is None else state_dict
         for name, tensor in given.items():
             if name not in own:
-                raise InputError(f"the module has no weight {name!r}", where=type(self.original).__name__)
+                what, remedy = f"the module has no weight {name!r}", "give names of its state_dict()"
+                raise InputError(what, where=type(self.original).__name__, remedy=remedy)
             if tensor.shape != own[name].shape:
                 what = f"the shape is {tuple(tensor.shape)}, expected {tuple(own[name].shape)}"
-                raise InputError(what, where=f"weight {name!r}")
+                raise InputError(what, where=f"weight {name!r}", remedy="fuse a module of the new sizes")
         with torch.no_grad():
             for name, tensor in given.items():
                 if tensor is not own[name]:

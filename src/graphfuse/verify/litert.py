@@ -10,6 +10,7 @@ import numpy as np
 
 from graphfuse.errors import InputError, one_line
 from graphfuse.importers.source import Converted
+from graphfuse.verify.reference import OTHERS, UNVERIFIED
 
 Array = np.ndarray[Any, Any]
 
@@ -63,7 +64,9 @@ class LiteRT:
                 interpreter.allocate_tensors()
                 return interpreter
             except (ValueError, RuntimeError) as error:
-                refusal = InputError("LiteRT does not load this model", why=one_line(str(error), 200))
+                refusal = InputError(
+                    "LiteRT does not load this model", why=one_line(str(error), 200), remedy=UNVERIFIED
+                )
         raise refusal
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -71,7 +74,7 @@ class LiteRT:
         try:
             return self._run(inputs)
         except (ValueError, RuntimeError) as error:
-            raise InputError("LiteRT refuses these inputs", why=one_line(str(error), 200)) from error
+            raise InputError("LiteRT refuses these inputs", why=one_line(str(error), 200), remedy=OTHERS) from error
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         details = self._interpreter.get_input_details()

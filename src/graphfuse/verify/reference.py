@@ -26,6 +26,9 @@ _DOUBLED = (FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _MOST_NODES, _MOST_PARAMETERS, _MOST_INPUTS = 600, 20_000_000, 500_000
 # Element types that onnxruntime's arrays cannot have, and those that few of its kernels are for.
 _NOT_IN_NUMPY = r"bfloat16|float[48]e|int[24]\b"
+# What to do where the original does not load, and where it does not take the inputs.
+UNVERIFIED = "mend the model, or leave verification out (--no-verify, verify=False)"
+OTHERS = "give other inputs or sizes, or leave verification out (--no-verify, verify=False)"
 _RARE = r"^(bfloat16|u?int16|uint32|uint64|u?int[248]|float[48]e.*)$"
 _SLOW_OPS = frozenset({"Resize", "Upsample", "NonMaxSuppression", "ConvTranspose", "LRN", "GridSample", "Loop", "Scan"})
 
@@ -49,7 +52,9 @@ class Reference:
             self._session = onnxruntime.InferenceSession(source, options, ["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class
             if not self._evaluates(model):
-                raise InputError("onnxruntime does not load this model", why=_first_line(error)) from error
+                raise InputError(
+                    "onnxruntime does not load this model", why=_first_line(error), remedy=UNVERIFIED
+                ) from error
             return
         self.outputs = [output.name for output in self._session.get_outputs()]
         ports = [*self._session.get_inputs(), *self._session.get_outputs()]
@@ -63,7 +68,7 @@ class Reference:
         try:
             values = self._run(dict(inputs))
         except Exception as error:
-            raise InputError("onnxruntime refuses these inputs", why=_first_line(error)) from error
+            raise InputError("onnxruntime refuses these inputs", why=_first_line(error), remedy=OTHERS) from error
         return dict(zip(self.outputs, values, strict=True))
 
     def _run(self, inputs: dict[str, Array]) -> Any:
@@ -92,12 +97,13 @@ class Reference:
         assert self._evaluator is not None
         assert self._model is not None
         if not _is_small(self._model, inputs):
-            raise InputError("onnxruntime lacks what the model has, and for ONNX's own evaluator it is too large")
+            what = "onnxruntime lacks what the model has, and for ONNX's own evaluator it is too large"
+            raise InputError(what, remedy=UNVERIFIED)
         try:
             with np.errstate(all="ignore"):
                 values = self._evaluator.run(self.outputs, dict(inputs))
         except Exception as error:
-            raise InputError("ONNX's evaluator refuses these inputs", why=_first_line(error)) from error
+            raise InputError("ONNX's evaluator refuses these inputs", why=_first_line(error), remedy=OTHERS) from error
         return {name: np.asarray(value) for name, value in zip(self.outputs, values, strict=True)}
 
 

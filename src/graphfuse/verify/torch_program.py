@@ -10,6 +10,7 @@ import numpy as np
 from graphfuse.errors import InputError
 from graphfuse.importers.exported import Exported, describe, require_torch
 from graphfuse.importers.torch_tensors import to_array, to_tensor
+from graphfuse.verify.reference import OTHERS
 
 Array = np.ndarray[Any, Any]
 
@@ -44,7 +45,7 @@ class TorchRunner:
                 outputs = self._source.run([to_tensor(np.array(inputs[name], order="C")) for name in self._inputs])
                 self._values = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
             except Exception as error:  # whatever the user's code raises
-                raise InputError("torch refuses these inputs", why=describe(error)) from error
+                raise InputError("torch refuses these inputs", why=describe(error), remedy=OTHERS) from error
             finally:
                 self._put(self._initial)
         arrays = [to_array(v) if isinstance(v, torch.Tensor) else np.array(v) for v in outputs]

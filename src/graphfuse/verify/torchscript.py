@@ -12,6 +12,7 @@ from graphfuse.errors import InputError, one_line
 from graphfuse.importers.torchscript.arguments import call_with, leaves
 from graphfuse.importers.torchscript.model import TorchScript
 from graphfuse.importers.torchscript.values import array_of
+from graphfuse.verify.reference import OTHERS
 
 Array = np.ndarray[Any, Any]
 
@@ -36,7 +37,8 @@ class Torch:
                 result = self._module(*arguments)
         except (RuntimeError, torch.jit.Error) as error:
             lines = [line for line in str(error).strip().splitlines() if line.strip()]
-            raise InputError("torch refuses these inputs", why=one_line(lines[-1] if lines else "", 200)) from error
+            why = one_line(lines[-1] if lines else "", 200)
+            raise InputError("torch refuses these inputs", why=why, remedy=OTHERS) from error
         return {name: _array(value) for name, value in leaves(result)}
 
     def restart(self) -> None:

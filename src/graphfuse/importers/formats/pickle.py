@@ -67,7 +67,8 @@ def _module(path: Path, what: str) -> Source:
         ) from error
     if not isinstance(found, torch.nn.Module):
         kind = f"{type(found).__module__}.{type(found).__qualname__}"
-        raise ModelFileError(f"the pickle holds an object of {kind}, which is no torch.nn.Module", where=str(path))
+        what, remedy = f"the pickle holds an object of {kind}, which is no torch.nn.Module", "save the module itself"
+        raise ModelFileError(what, where=str(path), remedy=remedy)
     from graphfuse.importers.pickled import Pickled
 
     return Pickled(found, path)

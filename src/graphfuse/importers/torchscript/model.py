@@ -82,7 +82,8 @@ class TorchScript(Converted):
             module = torch._C.import_ir_module(functions, str(self.path), torch.device("cpu"), {}, traced)
         except (RuntimeError, ValueError, OSError, IndexError, AttributeError, UnicodeDecodeError) as error:
             why = one_line(str(error).strip().partition("\n")[0], 200)
-            raise ModelFileError("torch cannot read this TorchScript file", where=self.where, why=why) from error
+            what, remedy = "torch cannot read this TorchScript file", "download or save the model again"
+            raise ModelFileError(what, where=self.where, why=why, remedy=remedy) from error
         if not module._has_method("forward"):
             remedy = "save a module that has one"
             raise ModelFileError("the program has no method forward", where=self.where, remedy=remedy)
@@ -146,7 +147,8 @@ class TorchScript(Converted):
                 raise
             # a program that torch would refuse when it runs
             why = one_line(f"{type(error).__name__}: {error}", 200)
-            raise ModelFileError("the program cannot be read", where=self.where, why=why) from error
+            remedy = "run it in torch: it should fail there too; save the module again"
+            raise ModelFileError("the program cannot be read", where=self.where, why=why, remedy=remedy) from error
 
     # ------------------------------------------------------------ calls
 
