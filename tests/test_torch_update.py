@@ -115,6 +115,36 @@ def test_code_that_depends_on_values_is_compiled_anew() -> None:
         torch.testing.assert_close(fused(x), module(x))
 
 
+@pytest.mark.parametrize("learns", [True, False])
+def test_code_from_the_cache_that_depends_on_values_is_compiled_anew(learns: bool, tmp_path: object) -> None:
+    """What is in the cache was compiled with the values of before: a square, and a shift of nothing."""
+
+    class Powered(torch.nn.Module):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("exponent", torch.tensor(2.0))
+            self.shift = torch.nn.Parameter(torch.zeros(64))
+            self.linear = torch.nn.Linear(64, 64)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear((x + self.shift).tanh()).abs() ** self.exponent
+
+    module, x = Powered().eval(), torch.randn(3, 64)
+    for _ in range(2):
+        fused = graphfuse.fuse(module, (x,), cache_dir=tmp_path)
+    assert fused._compiled.found
+    with torch.no_grad():
+        if learns:
+            module.shift += 1
+        else:
+            module.exponent.fill_(3)
+        assert not fused.update_weights()
+        torch.testing.assert_close(fused(x), module(x))
+        module.linear.weight.mul_(1.1)
+        fused.update_weights()
+        torch.testing.assert_close(fused(x), module(x))
+
+
 def test_what_does_not_fit_is_refused(network: torch.nn.Module) -> None:
     fused = graphfuse.fuse(network, (torch.randn(2, 3, 16, 16),), cache=False, verify=False)
     before = network.head.weight.clone()

@@ -159,9 +159,7 @@ class CompiledPiece:
 
     def _changed(self, args: Sequence[Any]) -> bool:
         """Take weights that are others now; False where torch had better run the graph."""
-        updater = self._fused.updater
-        values = {self._piece.arguments[k].path: to_array(args[k]) for k in self._piece.weights}
-        arrays = updater.weights({name: values[name] for name in updater.names if name in values})
+        arrays = self._fused.weights({self._piece.arguments[k].path: args[k] for k in self._piece.weights})
         if arrays is not None:
             self._fused.session.take_weights(arrays)
             self._watch(args)

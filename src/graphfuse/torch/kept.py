@@ -19,6 +19,7 @@ import torch
 
 from graphfuse.artifact import reuse
 from graphfuse.artifact.bundle import read_bundle
+from graphfuse.codegen.module import Module
 from graphfuse.compiler import Job, load, run_stages
 from graphfuse.errors import GraphfuseError
 from graphfuse.importers.exported import Exported
@@ -42,12 +43,31 @@ class Fused:
     found: bool
     job: Job
 
+    def weights(self, values: Mapping[str, torch.Tensor]) -> list[np.ndarray] | None:
+        """The arrays of weights.bin for other values of the program's weights, by name; those left out keep theirs.
+
+        None where the code would be another. Raises InputError, as `Updater.weights`.
+        """
+        updater = self._updater
+        if updater is None:
+            return None
+        return updater.weights({name: to_array(values[name]) for name in updater.names if name in values})
+
     @cached_property
-    def updater(self) -> Updater:
-        """What makes its weights anew."""
+    def _updater(self) -> Updater | None:
         if "emit" not in self.job.results:
             run_stages(self.job, stop_after="emit")
+            # From the cache: the weights may have changed since it was found, and the code depend on that.
+            module: Module = self.job.results["emit"]
+            if module.source() != self._code():
+                return None
         return Updater(self.job)
+
+    def _code(self) -> str:
+        try:
+            return (self.folder / "model.c").read_text(encoding="utf-8")
+        except OSError:  # pruned meanwhile
+            return ""
 
     @cached_property
     def ledger(self) -> Ledger:

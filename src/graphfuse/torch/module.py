@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,55 +12,21 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from graphfuse.errors import InputError, UnsupportedModelError
-from graphfuse.importers.exported import Exported, changed_inputs, describe, quiet_exporter
+from graphfuse.errors import InputError
+from graphfuse.importers.exported import changed_inputs
 from graphfuse.importers.exported_names import find_operators
 from graphfuse.importers.torch_tensors import to_array, to_tensor, viewed
 from graphfuse.ledger import Ledger
 from graphfuse.options import CompileOptions
 from graphfuse.runtime.session import Session
+from graphfuse.torch.call import Call
 from graphfuse.torch.kept import Fused, digest_of, fused
-from graphfuse.torch.training import check_mode, check_policies, in_mode
+from graphfuse.torch.source import ModuleSource, export
+from graphfuse.torch.training import check_mode, check_policies
 
 _NARROW = viewed()
 # What an input of another type is converted to where the model wants that, without a loss.
 _WIDENED = {torch.int64: (torch.int32, torch.int16, torch.int8, torch.uint8), torch.int32: (torch.int16, torch.int8)}
-
-
-class ModuleSource(Exported):
-    """A module, exported; verification runs the module itself."""
-
-    format = "PyTorch"
-
-    def __init__(self, module: nn.Module, program: Any, policies: tuple[str | None, str | None]) -> None:
-        super().__init__(program, type(module).__name__)
-        self._module, self._policies = module, policies
-
-    @cached_property
-    def runnable(self) -> nn.Module:
-        return self._module
-
-    def run(self, tensors: Sequence[Any]) -> list[Any]:
-        with in_mode(self._module, *self._policies):
-            return super().run(tensors)
-
-
-def export(
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None,
-    dynamic_shapes: Any,
-    policies: tuple[str | None, str | None],
-) -> Any:
-    """The module as a program of torch.export. Raises UnsupportedModelError, which says where it cannot be one."""
-    where = type(module).__name__
-    with in_mode(module, *policies), quiet_exporter():
-        try:
-            return torch.export.export(module, args, dict(kwargs or {}), dynamic_shapes=dynamic_shapes, strict=False)
-        except Exception as error:  # whatever the user's code and torch's tracer raise
-            remedy = "graphfuse.explain(module, *inputs) shows the line; torch.compile takes it in pieces"
-            nodes = [("torch.export", where, describe(error))]
-            raise UnsupportedModelError(nodes, where=where, remedy=remedy) from error
 
 
 def fuse(
@@ -127,62 +92,6 @@ def _digest(program: Any) -> str:
     texts += [str(find_operators(program).types), str(program.call_spec.out_spec)]
     tensors = {**program.state_dict, **program.constants}
     return digest_of(texts, {name: value for name, value in tensors.items() if isinstance(value, torch.Tensor)})
-
-
-class Call:
-    """How the arguments of a program are taken apart, and its results put together.
-
-    tensors: (place among the leaves of the arguments, name) of those that the compiled model takes.
-    """
-
-    def __init__(self, program: Any) -> None:
-        signature = program.graph_signature
-        specs = [spec for spec in signature.input_specs if spec.kind.name == "USER_INPUT"]
-        wanted = [spec for spec in signature.output_specs if spec.kind.name == "USER_OUTPUT"]
-        self.in_spec, self.out_spec = program.call_spec.in_spec, program.call_spec.out_spec
-        self.tensors = [(k, s.arg.name) for k, s in enumerate(specs) if not hasattr(s.arg, "value")]
-        self.constants = [(k, s.arg.name, s.arg.value) for k, s in enumerate(specs) if hasattr(s.arg, "value")]
-        self.dtypes = {
-            node.name: getattr(node.meta.get("val"), "dtype", torch.int64)
-            for node in program.graph.nodes
-            if node.op == "placeholder"
-        }
-        # What each result is: a tensor, a size, or a value that is known.
-        self.results = [("known", s.arg.value) if hasattr(s.arg, "value") else (_kind(s.arg), None) for s in wanted]
-        plain = pytree.tree_structure((tuple(object() for _ in specs), {}))
-        self.flat = len(specs) if self.in_spec == plain else -1
-        self.plain = not self.constants and self.flat >= 0
-        self.single = [kind for kind, _ in self.results] == ["tensor"] and self.out_spec.is_leaf()
-
-    def leaves(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
-        """The leaves of the arguments. Raises InputError where they do not fit."""
-        leaves: Sequence[Any] = args
-        if kwargs or len(args) != self.flat:
-            leaves = self._from_tree(args, kwargs)
-        for k, name, value in self.constants:
-            if type(leaves[k]) is not type(value) or leaves[k] != value:
-                what = f"it is {leaves[k]!r}, and was fixed at {value!r} when the module was fused"
-                raise InputError(what, where=f"input {name!r}", remedy="fuse the module for this value as well")
-        return leaves
-
-    def _from_tree(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Sequence[Any]:
-        from torch.export._tree_utils import reorder_kwargs
-
-        try:
-            ordered = reorder_kwargs(dict(kwargs), self.in_spec) if kwargs else {}
-        except ValueError as error:
-            what, remedy = "the arguments are not those of the example", "call it as in fuse()"
-            raise InputError(what, why=describe(error), remedy=remedy) from error
-        leaves, spec = pytree.tree_flatten((args, ordered))
-        if spec != self.in_spec:
-            what = f"{len(args)} arguments and {len(kwargs)} by keyword are not built as the example was"
-            remedy = "call it as in fuse(), or fuse the module for these arguments as well"
-            raise InputError(what, remedy=remedy)
-        return leaves
-
-
-def _kind(arg: Any) -> str:
-    return "tensor" if type(arg).__name__ == "TensorArgument" else "size"
 
 
 class FusedModule(nn.Module):
@@ -333,9 +242,7 @@ class FusedModule(nn.Module):
             for name, tensor in given.items():
                 if tensor is not own[name]:
                     own[name].copy_(tensor)
-        updater = self._compiled.updater
-        values = {name: to_array(own[name]) for name in updater.names if name in own}
-        arrays = updater.weights(values)
+        arrays = self._compiled.weights(own)
         if arrays is None:
             self._take(self._compile())
             return False

@@ -13,7 +13,7 @@ from graphfuse.export.torch import module_of
 from graphfuse.importers.open import open_model
 from graphfuse.importers.source import Source
 from graphfuse.options import CompileOptions, Hints
-from graphfuse.torch.module import ModuleSource, export
+from graphfuse.torch.source import ModuleSource, export
 from graphfuse.torch.training import check_mode
 
 
