@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import subprocess
 import sys
 import warnings
@@ -57,6 +58,37 @@ def test_trees_sizes_constants_and_states() -> None:
         fused(torch.randn(2, 6), 4)
     with pytest.raises(InputError, match="not built as the example was"):
         fused(torch.randn(2, 6))
+
+
+def test_values_known_already_are_returned_too() -> None:
+    class Described(nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return x.exp(), x.shape[0], 2.5, None, "text", [True, x.shape[1], x.sum(0)]
+
+    module, x = Described().eval(), torch.randn(3, 4)
+    fused, expected = gf.fuse(module, (x,)), module(x)
+    assert fused(x)[1:5] == expected[1:5] == (3, 2.5, None, "text")
+    assert fused(x)[5][:2] == [True, 4]
+    torch.testing.assert_close(fused(x)[0], expected[0])
+    torch.testing.assert_close(fused(x)[5][2], expected[5][2])
+    by_size = gf.fuse(module, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    assert by_size(torch.randn(7, 4))[1] == 7
+
+
+@pytest.mark.parametrize("padding", [None, 2])
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_bags_of_embeddings(mode: str, padding: int | None) -> None:
+    for ends in (False, True):
+        bags = nn.EmbeddingBag(10, 4, mode=mode, padding_idx=padding, include_last_offset=ends).eval()
+        indices, offsets = torch.randint(0, 10, (15,)), torch.tensor([0, 3, 3, 9, 15])
+        weights = (torch.rand(15),) if mode == "sum" else ()
+        fused = gf.fuse(bags, (indices, offsets, *weights))
+        with torch.no_grad():
+            torch.testing.assert_close(fused(indices, offsets, *weights), bags(indices, offsets, *weights))
+            assert "embedding_bag" in fused.ledger.names
+            rows = indices.view(3, 5)
+            if not ends:
+                torch.testing.assert_close(gf.fuse(bags, (rows,))(rows), bags(rows))
 
 
 def test_keyword_arguments_and_dataclasses() -> None:
@@ -151,6 +183,12 @@ def test_state_is_the_originals(linear: Any) -> None:
     assert len([*outer.parameters()]) == 2
     with pytest.raises(InputError, match=r"cannot be put in training mode.*train \.original"):
         linear.train()
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_copies_are_refused(linear: Any, how: Any) -> None:
+    with pytest.raises(InputError, match=r"cannot be copied or pickled; save\(\) writes"):
+        how(linear)
 
 
 def test_saved_artifact_runs_without_torch(linear: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import logging
@@ -21,6 +22,7 @@ from graphfuse.graph.origins import DRESSING, set_origins
 from graphfuse.importers.common import Imported, StateVariable
 from graphfuse.importers.draws import redraw
 from graphfuse.importers.exported_names import Operators, find_operators, operators_of, output_names, symbol_names
+from graphfuse.importers.exported_operators import translations
 from graphfuse.importers.source import Converted
 from graphfuse.importers.spelling import Spelled
 
@@ -93,7 +95,7 @@ class Exported(Converted):
         operators = find_operators(program)
         with quiet_exporter():
             try:
-                exported = _translate(torch, program)
+                exported = _translate(torch, _without_known(torch, program))
             except torch.onnx.errors.OnnxExporterError as error:
                 raise _refusal(error, operators, self.where) from error
         model, decomposed = exported.model, exported.exported_program
@@ -129,15 +131,35 @@ class Exported(Converted):
         return ir.to_proto(model)
 
 
+def _without_known(torch: Any, program: Any) -> Any:
+    """The program without outputs that are plain values, known already, which torch's exporter takes for tensors."""
+    (outputs,) = program.graph.output_node().args
+    if all(value is None or isinstance(value, torch.fx.Node) for value in outputs):
+        return program
+    graph = torch.fx.Graph()
+    kept: dict[Any, Any] = {}
+    graph.graph_copy(program.graph, kept)
+    graph.output(tuple(kept[value] if isinstance(value, torch.fx.Node) else None for value in outputs))
+    shorter = copy.copy(program)
+    shorter._graph_module = torch.fx.GraphModule(program.graph_module, graph)
+    shorter._graph_module.meta.update(program.graph_module.meta)
+    return shorter
+
+
 def _translate(torch: Any, program: Any) -> Any:
     """torch's exporter's result, an ONNXProgram."""
     signature = program.graph_signature
     if not (signature.buffers_to_mutate or signature.user_inputs_to_mutate or changes_in_place(program)):
-        return torch.onnx.export(program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET)
+        return torch.onnx.export(
+            program, dynamo=True, optimize=False, verbose=False, opset_version=_OPSET,
+            custom_translation_table=translations(torch),
+        )  # fmt: skip
     # The public function drops what a program changes in place.
     from torch.onnx._internal.exporter import _core, _registration
 
     registry = _registration.ONNXRegistry.from_torchlib(opset_version=_OPSET)
+    for operator, spell in translations(torch).items():
+        registry.register_op(operator, spell)
     exported = _core.export(program, registry=registry, optimize=False, verbose=False)
     graphs = [exported.model.graph, *(function.graph for function in exported.model.functions.values())]
     newest = max((_INTRODUCED.get(node.op_type, 0) for graph in graphs for node in graph), default=0)

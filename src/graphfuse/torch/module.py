@@ -151,6 +151,11 @@ class FusedModule(nn.Module):
         """Write the artifact to a folder. Raises ArtifactError."""
         self._compiled.save(path)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        what = "a fused module holds native code, and cannot be copied or pickled"
+        remedy = "save() writes its artifact; copy or pickle .original, and fuse that"
+        raise InputError(what, where=type(self.original).__name__, remedy=remedy)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if len(args) == self._count and not kwargs:
             leaves: Sequence[Any] = args
