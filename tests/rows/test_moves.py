@@ -77,9 +77,10 @@ TRANSPOSES: dict[str, tuple[str, tuple[int, ...], dict[str, int]]] = {
     "of no elements": ("A, B, C", (2, 0, 1), {"A": 3, "B": 0, "C": 5}),
 }
 for _name, (_shape, _order, _sizes) in TRANSPOSES.items():
-    _open = ", ".join(f"O{k}" for k in _order)
-    _text = f"g (float[{_shape}] x) => (float[{_open}] y) {{ y = Transpose<perm = {list(_order)}>(x) }}"
-    CASES[f"transposed: {_name}"] = (_text, _sizes)
+    for _type in ("float", "double", "float16", "int64", "int16", "int8", "bool"):
+        _open = ", ".join(f"O{k}" for k in _order)
+        _text = f"g ({_type}[{_shape}] x) => ({_type}[{_open}] y) {{ y = Transpose<perm = {list(_order)}>(x) }}"
+        CASES[f"transposed: {_name}, {_type}"] = (_text, _sizes)
 
 
 @cache

@@ -197,7 +197,7 @@ class Loops:
                 with w.block(f"for (; {k} + {p.lanes} <= {size}; {k} += {p.lanes})"):
                     for v, place in places.items():
                         to = f"{base} + {k} * {width} + {v * p.lanes}"
-                        w.line(f"gf_transpose_f32({source} + {place}, {step}, {to}, {width});")
+                        w.line(f"gf_turn_32({source} + {place}, {step}, {to}, {width});")
             with w.block(f"for (; {k} < {size}; ++{k})"):
                 for v, place in places.items():
                     kind, part = ("_part", f", {tail}") if tail else ("", "")

@@ -15,7 +15,7 @@ from graphfuse.codegen.vector import Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.fusion.passes import RowProgram
 from graphfuse.graph.dims import Dim, add, mul
-from graphfuse.graph.dtypes import F32, c_type, item_bytes
+from graphfuse.graph.dtypes import c_type, item_bytes
 from graphfuse.ops.expr import Expr, Load, Var, cost
 from graphfuse.ops.tensor import Tensor
 
@@ -25,9 +25,10 @@ RUN_BYTES = 65536
 # instruction of an index that comes from data.
 RUN_WORK = 64
 INDEX_WORK = 16
-# Elements of the other axis that one unit of work turns over: whole cache lines of each row that is read, and few rows
-# that are written, whose lines may share a set of the cache; and of the axis along the lanes.
-TURN_WIDTH = 32
+# Bytes of the other axis that one unit of work turns over: whole cache lines of each row that is read, and few rows
+# that are written, whose lines may share a set of the cache; and elements of the axis along the lanes.
+CACHE_LINE = 64
+TURN_BYTES = 128
 TURN_LENGTH = 1024
 
 
@@ -48,6 +49,16 @@ class Turn:
     move: Move
     lane: Var
     across: Var
+
+    def side(self, lanes: int) -> int:
+        """The elements along a square that is turned over in registers."""
+        return {1: 16, 2: 8, 4: lanes, 8: lanes // 2}[item_bytes(self.move.target.dtype)]
+
+    @property
+    def width(self) -> int:
+        """Elements of the other axis that one unit of work turns over."""
+        item = item_bytes(self.move.target.dtype)
+        return max(CACHE_LINE // item, TURN_BYTES // max(item, 4))
 
 
 def moves(
@@ -104,7 +115,7 @@ def turned(
     if program.passes[0].row_stores or not isinstance(value, Load) or value.guard is not None:
         return None
     move = Move(target, value, stores[target], found[value])
-    if not move.to.view.dtype == move.source.view.dtype == target.dtype == value.dtype == F32:
+    if not move.to.view.dtype == move.source.view.dtype == target.dtype == value.dtype:
         return None
     if move.to.along(lane) != 1 or move.source.along(lane) in (0, 1) or move.to.lane_step or move.source.lane_step:
         return None
@@ -118,15 +129,16 @@ def emit_turn(w: Writer, row: Scope, turn: Turn, params: Params, lanes: int) -> 
     """Transposes elements [j0, j1) along the lanes and a strip of the other axis; of cut squares one at a time."""
     move = turn.move
     wide, high = params.dim(move.source.stride(turn.lane)), params.dim(move.to.stride(turn.across))
-    whole = f"j + {lanes} <= j1 && i + {lanes} <= strip1"
-    with w.loop("j", "j0", "j1", str(lanes)), w.loop("i", "strip0", "strip1", str(lanes)):
+    side, kind = turn.side(lanes), c_type(move.target.dtype)
+    whole = f"j + {side} <= j1 && i + {side} <= strip1"
+    with w.loop("j", "j0", "j1", str(side)), w.loop("i", "strip0", "strip1", str(side)):
         scope = row.child({turn.lane: "j", turn.across: "i"}, w.section())
         source, to = w.fresh("from"), w.fresh("to")
-        w.line(f"const float *{source} = {scope.address(move.source, move.value.tensor)};")
-        w.line(f"float *{to} = {scope.destination(scope.context.views[move.target], move.to)};")
+        w.line(f"const {kind} *{source} = {scope.address(move.source, move.value.tensor)};")
+        w.line(f"{kind} *{to} = {scope.destination(scope.context.views[move.target], move.to)};")
         with w.block(f"if ({whole})"):
-            w.line(f"gf_transpose_f32({source}, {wide}, {to}, {high});")
+            w.line(f"gf_turn_{8 * item_bytes(move.target.dtype)}({source}, {wide}, {to}, {high});")
             w.line("continue;")
-        w.line(f"const int64_t height = gf_min64({lanes}, strip1 - i), width = gf_min64({lanes}, j1 - j);")
+        w.line(f"const int64_t height = gf_min64({side}, strip1 - i), width = gf_min64({side}, j1 - j);")
         with w.loop("k", "0", "height"), w.loop("l", "0", "width"):
             w.line(f"{to}[k * {high} + l] = {source}[l * {wide} + k];")

@@ -181,7 +181,8 @@ class _Rows:
             return None
         turn = moves.turned(self.program, self.load_access, self.store_access, self.lane.var)
         extents = [a.extent for a in self.axes if turn is not None and a.var in (turn.lane, turn.across)]
-        if len(extents) != 2 or any(isinstance(d, int) and d < self.target.lanes for d in extents):
+        side = 0 if turn is None else turn.side(self.target.lanes)
+        if len(extents) != 2 or any(isinstance(d, int) and d < side for d in extents):
             return None
         return turn
 
@@ -261,8 +262,8 @@ class _Rows:
         chunks = ceildiv(self.lane.extent, chunk) if self.lane is not None and chunked else 1
         if chunks != 1:
             counters.append(("chunk", chunks))
-        if across is not None:
-            counters.append(("strip", ceildiv(across.extent, moves.TURN_WIDTH)))
+        if self.turn is not None and across is not None:
+            counters.append(("strip", ceildiv(across.extent, self.turn.width)))
         if counters:
             self._start_counters(w, counters)
         with w.loop("r", "r0", "r1"):
@@ -272,11 +273,10 @@ class _Rows:
                 extent = self.params.dim(self.lane.extent)
                 row.line(f"const int64_t j0 = {'0' if chunks == 1 else f'chunk * {chunk}'};")
                 row.line(f"const int64_t j1 = {extent if chunks == 1 else f'gf_min64(j0 + {chunk}, {extent})'};")
-            if across is not None:
-                row.line(f"const int64_t strip0 = strip * {moves.TURN_WIDTH};")
-                row.line(
-                    f"const int64_t strip1 = gf_min64(strip0 + {moves.TURN_WIDTH}, {self.params.dim(across.extent)});"
-                )
+            if self.turn is not None and across is not None:
+                row.line(f"const int64_t strip0 = strip * {self.turn.width};")
+                extent = self.params.dim(across.extent)
+                row.line(f"const int64_t strip1 = gf_min64(strip0 + {self.turn.width}, {extent});")
             self._row(row, {a.var: a.var.name for a in outer})
             if counters:
                 self._advance_counters(w, counters)

@@ -312,35 +312,60 @@ GF_INLINE gf_f32 gf_limit_f32(gf_f32 a, gf_f32 m) {
 GF_INLINE gf_f32 gf_limit_f32(gf_f32 a, gf_f32 m) { return gf_copysign_f32(gf_minb_f32(gf_abs_f32(a), m), a); }
 #endif
 
-/* ---- transposing: `to` gets in row i column i of `from`, GF_W of each; a row's elements lie side by side ---- */
+/* ---- squares turned over: `to` gets in row i column i of `from`, strides in elements, for elements of any type of so
+ * many bits. A row is a register: of 16 bytes where elements are narrow, which every machine interleaves at once. ---- */
+#define GF_LOWER_2 0, 2
+#define GF_UPPER_2 1, 3
+#define GF_LOWER_4 0, 4, 1, 5
+#define GF_UPPER_4 2, 6, 3, 7
+#define GF_LOWER_8 0, 8, 1, 9, 2, 10, 3, 11
+#define GF_UPPER_8 4, 12, 5, 13, 6, 14, 7, 15
+#define GF_LOWER_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define GF_UPPER_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
 #if GF_W == 16
-#define GF_LOWER 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
-#define GF_UPPER 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define GF_LOWER GF_LOWER_16
+#define GF_UPPER GF_UPPER_16
+#define GF_LOWER_HALF GF_LOWER_8
+#define GF_UPPER_HALF GF_UPPER_8
 #elif GF_W == 8
-#define GF_LOWER 0, 8, 1, 9, 2, 10, 3, 11
-#define GF_UPPER 4, 12, 5, 13, 6, 14, 7, 15
+#define GF_LOWER GF_LOWER_8
+#define GF_UPPER GF_UPPER_8
+#define GF_LOWER_HALF GF_LOWER_4
+#define GF_UPPER_HALF GF_UPPER_4
 #else
-#define GF_LOWER 0, 4, 1, 5
-#define GF_UPPER 2, 6, 3, 7
+#define GF_LOWER GF_LOWER_4
+#define GF_UPPER GF_UPPER_4
+#define GF_LOWER_HALF GF_LOWER_2
+#define GF_UPPER_HALF GF_UPPER_2
 #endif
 #if __has_builtin(__builtin_shufflevector)
-#define GF_MIX(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#define GF_MIX(mask, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else /* gcc before 12 */
-#define GF_MIX(a, b, ...) __builtin_shuffle(a, b, (gf_i32){__VA_ARGS__})
+#define GF_MIX(mask, a, b, ...) __builtin_shuffle(a, b, (mask){__VA_ARGS__})
 #endif
-GF_INLINE void gf_transpose_f32(const float *from, int64_t from_stride, float *to, int64_t to_stride) {
-    gf_f32 v[GF_W], u[GF_W];
-    for (int i = 0; i < GF_W; i++) v[i] = gf_load_f32(from + i * from_stride);
-    /* each round interleaves the rows i and i + GF_W / 2: as many as GF_W has bits bring every element home */
-    for (int round = 1; round < GF_W; round *= 2) {
-        for (int i = 0; i < GF_W / 2; i++) {
-            u[2 * i] = GF_MIX(v[i], v[i + GF_W / 2], GF_LOWER);
-            u[2 * i + 1] = GF_MIX(v[i], v[i + GF_W / 2], GF_UPPER);
-        }
-        for (int i = 0; i < GF_W; i++) v[i] = u[i];
+/* Each round interleaves the rows i and i + N / 2: as many as N has bits bring every element home. */
+#define GF_TURN(BITS, N, LOWER, UPPER)                                                                      \
+    typedef uint##BITS##_t gf_row_##BITS __attribute__((vector_size((N) * (BITS) / 8)));                    \
+    typedef uint##BITS##_t gf_row_##BITS##_mem                                                              \
+        __attribute__((vector_size((N) * (BITS) / 8), aligned(1), may_alias));                              \
+    GF_INLINE void gf_turn_##BITS(const void *from, int64_t from_stride, void *to, int64_t to_stride) {     \
+        const char *x = from;                                                                               \
+        char *y = to;                                                                                       \
+        gf_row_##BITS v[N], u[N];                                                                           \
+        for (int i = 0; i < (N); i++) v[i] = *(const gf_row_##BITS##_mem *)(x + i * from_stride * ((BITS) / 8)); \
+        for (int round = 1; round < (N); round *= 2) {                                                      \
+            for (int i = 0; i < (N) / 2; i++) {                                                             \
+                u[2 * i] = GF_MIX(gf_row_##BITS, v[i], v[i + (N) / 2], LOWER);                              \
+                u[2 * i + 1] = GF_MIX(gf_row_##BITS, v[i], v[i + (N) / 2], UPPER);                          \
+            }                                                                                               \
+            for (int i = 0; i < (N); i++) v[i] = u[i];                                                      \
+        }                                                                                                   \
+        for (int i = 0; i < (N); i++) *(gf_row_##BITS##_mem *)(y + i * to_stride * ((BITS) / 8)) = v[i];    \
     }
-    for (int i = 0; i < GF_W; i++) gf_store_f32(to + i * to_stride, v[i]);
-}
+GF_TURN(8, 16, GF_LOWER_16, GF_UPPER_16)
+GF_TURN(16, 8, GF_LOWER_8, GF_UPPER_8)
+GF_TURN(32, GF_W, GF_LOWER, GF_UPPER)
+GF_TURN(64, GF_W / 2, GF_LOWER_HALF, GF_UPPER_HALF)
 
 /* ---- halves: the lower one of a with the upper one of b; both of v exchanged ---- */
 #if GF_W == 16
@@ -353,8 +378,8 @@ GF_INLINE void gf_transpose_f32(const float *from, int64_t from_stride, float *t
 #define GF_JOINED 0, 1, 6, 7
 #define GF_SWAPPED 2, 3, 0, 1
 #endif
-GF_INLINE gf_f32 gf_join_f32(gf_f32 a, gf_f32 b) { return GF_MIX(a, b, GF_JOINED); }
-GF_INLINE gf_f32 gf_swap_f32(gf_f32 v) { return GF_MIX(v, v, GF_SWAPPED); }
+GF_INLINE gf_f32 gf_join_f32(gf_f32 a, gf_f32 b) { return GF_MIX(gf_i32, a, b, GF_JOINED); }
+GF_INLINE gf_f32 gf_swap_f32(gf_f32 v) { return GF_MIX(gf_i32, v, v, GF_SWAPPED); }
 
 /* ---- sums of many vectors at once: lane i of the result is the sum of the lanes of a[i], GF_W vectors in all. In each
  * step two vectors become one that holds the halves' sums of both, in blocks of twice as many. ---- */
@@ -381,7 +406,7 @@ GF_INLINE gf_f32 gf_swap_f32(gf_f32 v) { return GF_MIX(v, v, GF_SWAPPED); }
 #define GF_HIGH_1 1, 5, 3, 7
 #endif
 #define GF_FOLD_PAIRS(a, n, LOW, HIGH) \
-    for (int i = 0; i < (n); i++) a[i] = GF_MIX(a[i], a[i + (n)], LOW) + GF_MIX(a[i], a[i + (n)], HIGH)
+    for (int i = 0; i < (n); i++) a[i] = GF_MIX(gf_i32, a[i], a[i + (n)], LOW) + GF_MIX(gf_i32, a[i], a[i + (n)], HIGH)
 GF_INLINE gf_f32 gf_sums_f32(gf_f32 *a) {
 #if GF_W == 16
     GF_FOLD_PAIRS(a, 8, GF_LOW_8, GF_HIGH_8);
