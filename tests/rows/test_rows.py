@@ -39,6 +39,46 @@ CASES: dict[str, Case] = {
     "a transposed operand": Case(
         "g (float[37, 70] x, float[70, 37] z) => (float[37, 70] y) { t = Transpose<perm = [1, 0]>(z) y = Add(x, t) }"
     ),
+    "transposed, of open sizes": Case(
+        """g (float[B, N, M] x, float[B, M, N] z, float[N] s) => (float[B, M, N] y) {
+            t = Transpose<perm = [0, 2, 1]>(x) u = Mul(t, s) y = Add(u, z) }""",
+        {"B": 2, "N": 35, "M": 70},
+        "operands transposed",
+    ),
+    "transposed, smaller than a square": Case(
+        "g (float[N, M] x) => (float[M, N] y) { t = Transpose<perm = [1, 0]>(x) y = Neg(t) }",
+        {"N": 3, "M": 2},
+        "operands transposed",
+    ),
+    "transposed, of no elements": Case(
+        "g (float[N, M] x) => (float[M, N] y) { t = Transpose<perm = [1, 0]>(x) y = Neg(t) }", {"N": 0, "M": 50}
+    ),
+    "channels first, scaled": Case(
+        """g (float[2, 9, 18, 40] x, float[40, 1, 1] s) => (float[2, 40, 9, 18] y, float[2, 40, 9, 18] z) {
+            t = Transpose<perm = [0, 3, 1, 2]>(x) y = Mul(t, s) z = Tanh(y) }""",
+        describe="operands transposed",
+    ),
+    "heads apart": Case(
+        """g (float[2, 37, 96] x, float[96] b) => (float[2, 3, 32, 37] y) {
+            a = Add(x, b) s = Constant<value = int64[4] {2, 37, 3, 32}>() r = Reshape(a, s)
+            y = Transpose<perm = [0, 2, 3, 1]>(r) }""",
+        describe="operands transposed",
+    ),
+    "two transposed operands, integers": Case(
+        """g (int32[67, 50] x, int32[67, 50] z) => (int32[50, 67] y) {
+            t = Transpose<perm = [1, 0]>(x) u = Transpose<perm = [1, 0]>(z) y = Add(t, u) }""",
+        describe="operands transposed",
+    ),
+    "operands that lie across different axes": Case(
+        """g (float[18, 20, 33] x, float[20, 33, 18] z, float[18, 33, 20] w) => (float[18, 20, 33] y) {
+            t = Transpose<perm = [2, 0, 1]>(z) u = Transpose<perm = [0, 2, 1]>(w) a = Add(x, t) y = Add(a, u) }""",
+        describe="operands transposed",
+    ),
+    "a transposed operand behind padding": Case(
+        """g (float[50, 67] x, float[67, 52] z) => (float[67, 52] y) {
+            p = Constant<value = int64[4] {1, 0, 1, 0}>() q = Pad(x, p) t = Transpose<perm = [1, 0]>(q)
+            y = Add(t, z) }"""
+    ),
     "a transposed copy": Case("g (float[70, 133] x) => (float[133, 70] y) { y = Transpose<perm = [1, 0]>(x) }"),
     "every second element": Case(
         """g (float[40, 150] x) => (float[40, 75] y) {
@@ -189,7 +229,7 @@ def test_rows(name: str, cpu: str) -> None:
     for a, wanted in zip(actual, interpret(inferred(parse(case.text)), inputs, case.sizes), strict=True):
         assert a.shape == wanted.shape
         if a.dtype.kind == "f":
-            np.testing.assert_allclose(a, wanted, rtol=RTOL, atol=ATOL * max(1, float(np.abs(wanted).max())))
+            np.testing.assert_allclose(a, wanted, rtol=RTOL, atol=ATOL * max(1, float(np.abs(wanted).max(initial=0))))
         else:
             np.testing.assert_array_equal(a, wanted)
     for threads in (2, 3, 7):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from graphfuse.codegen.access import Access, access
 from graphfuse.codegen.params import Params
@@ -25,6 +26,8 @@ from graphfuse.plan.view import Buffer, View, ordered_strides, surely_larger
 from graphfuse.target import Target
 
 from . import moves
+from .crossing import Crossing, crossing
+from .crossing import emit as emit_crossing
 from .fold import Accumulator
 from .stages import Stage, stages
 
@@ -73,6 +76,7 @@ class _Rows:
         self.along = self.lane is not None and self.lane.reduced
         self.moves = moves.moves(program, self.load_access, self.store_access, self.lane.var if self.lane else None)
         self.turn = self._turned()
+        self.crossing = self._crossing()
         if self.lane is not None and not self.along:
             self._widen_spills()
 
@@ -186,6 +190,16 @@ class _Rows:
             return None
         return turn
 
+    def _crossing(self) -> Crossing | None:
+        """The operands that lie across the lanes, where there are squares of them."""
+        if self.lane is None or self.along or self.moves or self.turn is not None:
+            return None
+        found = crossing(self.program, self.load_access, self.store_access, self.lane.var)
+        extents = [a.extent for a in self.axes if found is not None and a.var in (found.lane, found.across)]
+        if len(extents) != 2 or any(isinstance(d, int) and d < self.target.lanes for d in extents):
+            return None
+        return found
+
     # ------------------------------------------------------------------ emission
 
     def emit(self) -> KernelCode:
@@ -235,6 +249,8 @@ class _Rows:
             return "rows, copied in runs"
         if self.turn is not None:
             return "squares, transposed in registers"
+        if self.crossing is not None:
+            return "rows, element by element, operands transposed in registers"
         return f"rows, {how}, " + (f"{steps} stages" if steps > 1 else f"{trips} pass{'es' * (trips != 1)}")
 
     def _declare_outputs(self) -> None:
@@ -254,7 +270,8 @@ class _Rows:
 
     def _row_loop(self, w: Writer) -> Dim:
         """The loop over rows; returns their number. A row is one point of the outer axes, and one chunk of the lane."""
-        across = None if self.turn is None else next(a for a in self.axes if a.var == self.turn.across)
+        strips = self.turn or self.crossing
+        across = None if strips is None else next(a for a in self.axes if a.var == strips.across)
         outer = [a for a in self.axes if not a.reduced and a is not self.lane and a is not across]
         chunked = self.lane is not None and not self.lane.reduced
         counters: list[tuple[str, Dim]] = [(a.var.name, a.extent) for a in outer]
@@ -262,8 +279,8 @@ class _Rows:
         chunks = ceildiv(self.lane.extent, chunk) if self.lane is not None and chunked else 1
         if chunks != 1:
             counters.append(("chunk", chunks))
-        if self.turn is not None and across is not None:
-            counters.append(("strip", ceildiv(across.extent, self.turn.width)))
+        if strips is not None and across is not None:
+            counters.append(("strip", ceildiv(across.extent, strips.width)))
         if counters:
             self._start_counters(w, counters)
         with w.loop("r", "r0", "r1"):
@@ -273,10 +290,10 @@ class _Rows:
                 extent = self.params.dim(self.lane.extent)
                 row.line(f"const int64_t j0 = {'0' if chunks == 1 else f'chunk * {chunk}'};")
                 row.line(f"const int64_t j1 = {extent if chunks == 1 else f'gf_min64(j0 + {chunk}, {extent})'};")
-            if self.turn is not None and across is not None:
-                row.line(f"const int64_t strip0 = strip * {self.turn.width};")
+            if strips is not None and across is not None:
+                row.line(f"const int64_t strip0 = strip * {strips.width};")
                 extent = self.params.dim(across.extent)
-                row.line(f"const int64_t strip1 = gf_min64(strip0 + {self.turn.width}, {extent});")
+                row.line(f"const int64_t strip1 = gf_min64(strip0 + {strips.width}, {extent});")
             self._row(row, {a.var: a.var.name for a in outer})
             if counters:
                 self._advance_counters(w, counters)
@@ -285,7 +302,7 @@ class _Rows:
     def _chunk(self) -> int:
         if self.lane is None or self.program.axes:
             return self.target.lanes * BLOCK
-        if self.turn is not None:
+        if self.turn is not None or self.crossing is not None:
             return moves.TURN_LENGTH
         extent = self.lane.extent
         longest = moves.chunk(self.moves) if self.moves else CHUNK
@@ -322,6 +339,10 @@ class _Rows:
             return
         if self.turn is not None:
             moves.emit_turn(w, row, self.turn, self.params, self.target.lanes)
+            return
+        if self.crossing is not None:
+            store = partial(self._step, p=self.program.passes[0], accumulators=[], way=0)
+            emit_crossing(w, row, self.crossing, self.params, store)
             return
         steps = self._stages()
         if len(steps) > 1:
