@@ -66,6 +66,12 @@ MODELS: dict[str, tuple[str, list[Feeds]]] = {
             f = Concat<axis = 0>(k, d) e = Constant<value = float[1] {1}>() z = Expand(e, f) }""",
         [{"x": x} for x in (floats(3, 4), -np.abs(floats(3, 4)), np.abs(floats(3, 4)), floats(1, 1))],
     ),
+    "a window over what was kept": (
+        """g (float[5, 3, 7] x, bool[7] c) => (float[5, 3, K] y, float[5, 4, L] z) { v = Compress<axis = -1>(x, c)
+            y = AveragePool<ceil_mode = 1, kernel_shape = [2]>(v) s = Constant<value = int64[3] {4, 3, 3}>()
+            w = ConstantOfShape<value = float[1] {0.5}>(s) z = Conv(v, w) }""",
+        [{"x": floats(5, 3, 7), "c": np.arange(7) < n} for n in (7, 3, 6)],
+    ),
     "nothing whatever the data": (
         """g (float[N, 4] x) => (float[Z, 4] y, float[N, 4] z) { none = Constant<value = int64[1] {0}>()
             y = Slice(x, none, none) z = Relu(x) }""",

@@ -150,9 +150,10 @@ class Runner:
         values = bind_symbols(ports, [x.array.shape for x in given], module.dims)
         sizes = len(module.dims) + len(module.measured)
         dims = (ctypes.c_int64 * max(1, sizes))(*(values[d] for d in module.dims))
-        outputs = [
-            _Guarded(shape, p.dtype, OFF_LINE) for p, shape in zip(module.outputs, self._shapes(dims), strict=True)
-        ]
+        shapes = self._shapes(dims)
+        if module.measured:  # a size may be less than nothing while what it comes from counts for nothing
+            shapes = [tuple(max(0, d) for d in shape) for shape in shapes]
+        outputs = [_Guarded(shape, p.dtype, OFF_LINE) for p, shape in zip(module.outputs, shapes, strict=True)]
         arena = _Guarded((self._arena_bytes(dims, threads),), "uint8")
         arena.array[: module.arena_head] = 0
         places = (ctypes.c_void_p * max(1, len(outputs)))(*(o.address for o in outputs))

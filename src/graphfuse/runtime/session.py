@@ -340,7 +340,9 @@ class Session:
         arena_bytes = self._library.model_arena_bytes(address, threads)
         outputs = []
         shapes = self._output_shapes(address)
-        for tensor, shape, dtype in zip(self._all_outputs, shapes, self._output_dtypes, strict=True):
+        for k, (tensor, shape, dtype) in enumerate(zip(self._all_outputs, shapes, self._output_dtypes, strict=True)):
+            if k in self._measured:
+                shape = tuple(max(0, size) for size in shape)  # sizes that count for nothing yet
             if arena_bytes < 0 or any(size < 0 for size in shape):
                 chosen = ", ".join(f"{name} = {value}" for name, value in values.items())
                 raise InputError(f"no output {tensor.name!r} exists for inputs of these sizes", why=chosen)
