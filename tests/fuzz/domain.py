@@ -54,7 +54,14 @@ _TINY = 1e-6
 
 
 def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
-    """Whether every operator of the main graph is given what it is defined for. Raises NoAnswer."""
+    """Whether every operator of the main graph is given what it is defined for. Raises NoAnswer.
+
+    What operators of bodies are given is not known: where one needs finite numbers, the model is to have no others.
+    """
+    if any(next(_finite_inputs(node), "") for node in _inner_nodes(model.graph)):
+        floats = [x for x in inputs.values() if x.dtype.kind in "fV"]
+        if not all(np.isfinite(x.astype(np.float64)).all() for x in floats):
+            return False
     finite = {x for node in model.graph.node for x in _finite_inputs(node)}
     names = sorted(finite | {node.input[0] for node in model.graph.node if node.op_type in _LOOKED_INTO})
     if not names:
@@ -71,6 +78,16 @@ def is_defined(model: onnx.ModelProto, inputs: Mapping[str, Array]) -> bool:
     if not all(_is_within(node, given) for node in model.graph.node):
         return False
     return all(np.isfinite(given[x].astype(np.float64)).all() for x in finite if given[x].dtype.kind in "fV")
+
+
+def _inner_nodes(graph: onnx.GraphProto, inside: bool = False) -> Iterator[onnx.NodeProto]:
+    """The nodes of bodies, and of bodies inside of those."""
+    for node in graph.node:
+        if inside:
+            yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _inner_nodes(attribute.g, True)
 
 
 def _is_within(node: onnx.NodeProto, given: Mapping[str, Array]) -> bool:
