@@ -311,10 +311,14 @@ def test_a_sequence_is_returned_as_a_list(tmp_path: Path) -> None:
         assert list(session.manifest.results) == ["y", "z", "e"]
 
 
+def verified(proto: ModelProto, folder: Path) -> Compiled:
+    onnx.save(proto, folder / "m.onnx")
+    return compile_model(folder / "m.onnx", folder / "m.gf", CompileOptions(cflags=("-O1",), cache_dir=FOLDER))
+
+
 def test_verification_knows_lists(tmp_path: Path) -> None:
     proto = parse("g (float[N, 3] x) => (seq(float[N, 3]) y) { z = Exp(x) y = SequenceConstruct(z, x) }")
-    onnx.save(proto, tmp_path / "m.onnx")
-    made = compile_model(tmp_path / "m.onnx", tmp_path / "m.gf", CompileOptions(cflags=("-O1",), cache_dir=FOLDER))
+    made = verified(proto, tmp_path)
     assert made.certificate is not None
     assert made.certificate.passed
     assert [report.name for report in made.certificate.outputs] == ["y.0", "y.1"]
@@ -322,8 +326,7 @@ def test_verification_knows_lists(tmp_path: Path) -> None:
 
 def test_a_list_of_nothing_is_all_that_is_returned(tmp_path: Path) -> None:
     proto = parse("g (float[0, 3] x) => (seq(float[P, 3]) y) { y = SplitToSequence<axis = 0>(x) }")
-    onnx.save(proto, tmp_path / "m.onnx")
-    made = compile_model(tmp_path / "m.onnx", tmp_path / "m.gf", CompileOptions(cflags=("-O1",), cache_dir=FOLDER))
+    made = verified(proto, tmp_path)
     assert made.certificate is not None
     assert made.certificate.passed
     assert "no output to compare" in made.certificate.verdict

@@ -118,6 +118,12 @@ class Hints:
     def __bool__(self) -> bool:
         return bool(self.shapes or self.values)
 
+    def refuse(self, where: str, why: str) -> None:
+        """Raises InputError where something is said: the model says all that itself."""
+        if self:
+            given = ", ".join(map(repr, (*self.shapes, *self.values)))
+            raise InputError(f"no shapes or values can be given: {given}", where=where, why=why)
+
     @classmethod
     def of(cls, shapes: Mapping[str, str | Sequence[int | str]], values: Mapping[str, Any]) -> Hints:
         """From shapes as sequences or as text, "1x3x224x224", "Nx512", or with the element type "1x16:int64".

@@ -108,6 +108,11 @@ def write_bundle(
         staging.seal(manifest)
 
 
+def is_artifact(path: Path) -> bool:
+    """Whether a path is meant for an artifact, not for a model file; it need not exist."""
+    return path.is_dir() or path.suffix == ".gf"
+
+
 def read_bundle(folder: str | Path, *, runnable: bool = True, thorough: bool = False) -> Bundle:
     """The artifact in `folder`, its library and weights checked against their hashes (thorough: every file).
 

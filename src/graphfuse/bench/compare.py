@@ -43,9 +43,9 @@ def bench(
 
     seconds: how long each runtime runs on each number of threads; artifact: the model compiled already. Every runtime
     works in a process of its own, and calls are made as its users make them. A model of another format than ONNX runs
-    everywhere, here too, as the ONNX graph that it is converted to, whose states are inputs like others.
-    Raises GraphfuseError, for a peer that is
-    unknown or not installed too; a peer that cannot run this model is a line of the result.
+    everywhere, here too, as the ONNX graph that it is converted to, whose states are inputs like others. Raises
+    GraphfuseError, for a peer that is unknown or not installed too; a peer that cannot run this model is a line of the
+    result.
     """
     runtimes = check_runtimes(versus)
     if not 0 < seconds <= 3600:

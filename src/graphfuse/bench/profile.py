@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from graphfuse.account.memory import memory_of
-from graphfuse.artifact.bundle import Bundle, read_bundle
+from graphfuse.artifact.bundle import Bundle, is_artifact, read_bundle
 from graphfuse.artifact.fused_model import DOMAIN
 from graphfuse.bench.call_times import CallTime, Profile
 from graphfuse.bench.inputs import accepted_inputs
@@ -103,7 +103,7 @@ def build_subject(
     graph = model
     functions: list[str] | None = None
     callers: tuple[str, ...] = ()
-    if isinstance(model, Path) and (model.is_dir() or model.suffix == ".gf"):
+    if isinstance(model, Path) and is_artifact(model):
         bundle = read_bundle(model)
         graph = model / "fused.onnx"
         functions, callers = _functions(model), _callers(model / "fused.onnx")

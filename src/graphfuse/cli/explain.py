@@ -41,8 +41,9 @@ def command(
 ) -> None:
     """Show what became of every node: what fused, what did not, and why."""
     hints = parse_hints(shapes, values)
-    is_artifact = model.is_dir() or model.suffix == ".gf"
-    ledger = _of_artifact(model) if is_artifact else _of_model(model, cpu, hints, allow_pickle)
+    from graphfuse.artifact.bundle import is_artifact
+
+    ledger = _of_artifact(model) if is_artifact(model) else _of_model(model, cpu, hints, allow_pickle)
     if as_json:
         from graphfuse.account import account_of
 

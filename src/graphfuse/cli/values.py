@@ -74,14 +74,13 @@ def open_given(
     model: Path, hints: Hints, allow_pickle: bool, arrays: Mapping[str, Array] | None = None
 ) -> Source | Path:
     """A model file opened (see `open_model`); the path of an artifact, which takes no hints, as it is."""
-    if not model.is_dir() and model.suffix != ".gf":
+    from graphfuse.artifact.bundle import is_artifact
+
+    if not is_artifact(model):
         from graphfuse.importers.open import open_model
 
         return open_model(model, allow_pickle, hints, arrays)
-    if hints:
-        given = ", ".join(map(repr, (*hints.shapes, *hints.values)))
-        why = "an artifact has them from its compilation"
-        raise InputError(f"no shapes or values can be given: {given}", where=str(model), why=why)
+    hints.refuse(str(model), "an artifact has them from its compilation")
     return model
 
 

@@ -27,7 +27,7 @@ def carry_lists(model: ir.Model, other: ir.Model) -> None:
         other.metadata_props[_LISTS_KEY] = model.metadata_props[_LISTS_KEY]
 
 
-def return_lists(model: ir.Model, where: str = "") -> ir.Model:
+def return_lists(model: ir.Model) -> ir.Model:
     """The model with its lists put together again: it returns what the user's model does.
 
     Raises UnsupportedModelError for a list of no tensors, whose type is not known any more.
@@ -45,7 +45,7 @@ def return_lists(model: ir.Model, where: str = "") -> ir.Model:
             continue
         if not names:
             remedy = "leave the output out of the model"
-            raise UnsupportedModelError([("output", name, "a list of no tensors")], where=where, remedy=remedy)
+            raise UnsupportedModelError([("output", name, "a list of no tensors")], remedy=remedy)
         node = ir.node("SequenceConstruct", [tensors[each] for each in names], name=name)
         (whole,) = node.outputs
         whole.name, whole.type = name, ir.SequenceType(ir.TensorType(tensors[names[0]].dtype or ir.DataType.UNDEFINED))

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from graphfuse.errors import InputError, ModelFileError
+from graphfuse.errors import ModelFileError
 from graphfuse.importers import formats
 from graphfuse.importers.formats import foreign
 from graphfuse.importers.source import Format, Head, Source
@@ -44,10 +44,8 @@ def open_model(
     head = head_of(path)
     source = next(f for f in all_formats() if f.holds(head)).open(path, allow_pickle)
     hints = hints or Hints()
-    if hints and not source.takes_hints:
-        given = ", ".join(repr(name) for name in (*hints.shapes, *hints.values))
-        why = f"taken for {source.format}, which says that itself"
-        raise InputError(f"no shapes or values can be given: {given}", where=source.where, why=why)
+    if not source.takes_hints:
+        hints.refuse(source.where, f"taken for {source.format}, which says that itself")
     source.hints = hints.with_arrays(arrays or {})
     return source
 

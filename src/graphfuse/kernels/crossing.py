@@ -32,6 +32,10 @@ class Crossing:
     lane: Var
     across: Var
 
+    def side(self, lanes: int) -> int:
+        """The elements along a square that is turned over in registers."""
+        return lanes
+
     @property
     def width(self) -> int:
         """Elements of the other axis that one unit of work computes."""

@@ -18,7 +18,7 @@ from graphfuse.codegen.vector import Context, Scope
 from graphfuse.codegen.writer import Writer
 from graphfuse.fusion.passes import Fold, Pass, RowProgram
 from graphfuse.graph.dims import Dim, add, ceildiv, estimate, mul, product, same
-from graphfuse.graph.dtypes import F32, c_type, item_bytes, suffix, vector_type
+from graphfuse.graph.dtypes import c_type, item_bytes, suffix, vector_type
 from graphfuse.ops.expr import Const, Expr, Var, cost, loads_of, substitute, variables_of
 from graphfuse.ops.tensor import Tensor, variables
 from graphfuse.plan.site import SIGNATURE, KernelCode
@@ -184,21 +184,20 @@ class _Rows:
         if self.lane is None:
             return None
         turn = moves.turned(self.program, self.load_access, self.store_access, self.lane.var)
-        extents = [a.extent for a in self.axes if turn is not None and a.var in (turn.lane, turn.across)]
-        side = 0 if turn is None else turn.side(self.target.lanes)
-        if len(extents) != 2 or any(isinstance(d, int) and d < side for d in extents):
-            return None
-        return turn
+        return turn if turn is not None and self._has_squares(turn) else None
 
     def _crossing(self) -> Crossing | None:
         """The operands that lie across the lanes, where there are squares of them."""
         if self.lane is None or self.along or self.moves or self.turn is not None:
             return None
         found = crossing(self.program, self.load_access, self.store_access, self.lane.var)
-        extents = [a.extent for a in self.axes if found is not None and a.var in (found.lane, found.across)]
-        if len(extents) != 2 or any(isinstance(d, int) and d < self.target.lanes for d in extents):
-            return None
-        return found
+        return found if found is not None and self._has_squares(found) else None
+
+    def _has_squares(self, found: moves.Turn | Crossing) -> bool:
+        """Whether both axes are as long as a square is, for all that is known."""
+        side = found.side(self.target.lanes)
+        extents = [a.extent for a in self.axes if a.var in (found.lane, found.across)]
+        return len(extents) == 2 and not any(isinstance(d, int) and d < side for d in extents)
 
     # ------------------------------------------------------------------ emission
 
@@ -233,7 +232,7 @@ class _Rows:
         if self.moves:
             return moves.work(self.moves, elements, rows)
         if self.turn is not None:
-            return mul(elements, 2 * item_bytes(F32))
+            return mul(elements, 2 * item_bytes(self.turn.move.target.dtype))
         return mul(elements, sum(cost(e) for e in self._expressions()) + 2 * len(self._accesses()))
 
     def _hint(self) -> str:
@@ -271,7 +270,9 @@ class _Rows:
     def _row_loop(self, w: Writer) -> Dim:
         """The loop over rows; returns their number. A row is one point of the outer axes, and one chunk of the lane."""
         strips = self.turn or self.crossing
-        across = None if strips is None else next(a for a in self.axes if a.var == strips.across)
+        across, width = None, 0
+        if strips is not None:
+            across, width = next(a for a in self.axes if a.var == strips.across), strips.width
         outer = [a for a in self.axes if not a.reduced and a is not self.lane and a is not across]
         chunked = self.lane is not None and not self.lane.reduced
         counters: list[tuple[str, Dim]] = [(a.var.name, a.extent) for a in outer]
@@ -279,8 +280,8 @@ class _Rows:
         chunks = ceildiv(self.lane.extent, chunk) if self.lane is not None and chunked else 1
         if chunks != 1:
             counters.append(("chunk", chunks))
-        if strips is not None and across is not None:
-            counters.append(("strip", ceildiv(across.extent, strips.width)))
+        if across is not None:
+            counters.append(("strip", ceildiv(across.extent, width)))
         if counters:
             self._start_counters(w, counters)
         with w.loop("r", "r0", "r1"):
@@ -290,10 +291,10 @@ class _Rows:
                 extent = self.params.dim(self.lane.extent)
                 row.line(f"const int64_t j0 = {'0' if chunks == 1 else f'chunk * {chunk}'};")
                 row.line(f"const int64_t j1 = {extent if chunks == 1 else f'gf_min64(j0 + {chunk}, {extent})'};")
-            if strips is not None and across is not None:
-                row.line(f"const int64_t strip0 = strip * {strips.width};")
+            if across is not None:
+                row.line(f"const int64_t strip0 = strip * {width};")
                 extent = self.params.dim(across.extent)
-                row.line(f"const int64_t strip1 = gf_min64(strip0 + {strips.width}, {extent});")
+                row.line(f"const int64_t strip1 = gf_min64(strip0 + {width}, {extent});")
             self._row(row, {a.var: a.var.name for a in outer})
             if counters:
                 self._advance_counters(w, counters)

@@ -26,10 +26,10 @@ _DOUBLED = (FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
 _MOST_NODES, _MOST_PARAMETERS, _MOST_INPUTS = 600, 20_000_000, 500_000
 # Element types that onnxruntime's arrays cannot have, and those that few of its kernels are for.
 _NOT_IN_NUMPY = r"bfloat16|float[48]e|int[24]\b"
-# What to do where the original does not load, and where it does not take the inputs.
-UNVERIFIED = "mend the model, or leave verification out (--no-verify, verify=False)"
-OTHERS = "give other inputs or sizes, or leave verification out (--no-verify, verify=False)"
 _RARE = r"^(bfloat16|u?int16|uint32|uint64|u?int[248]|float[48]e.*)$"
+# What to do where the original does not load, and where it does not take the inputs.
+UNVERIFIED = "mend the model; compile --no-verify (verify=False) does without"
+OTHERS = "give other inputs or sizes; compile --no-verify (verify=False) does without"
 _SLOW_OPS = frozenset({"Resize", "Upsample", "NonMaxSuppression", "ConvTranspose", "LRN", "GridSample", "Loop", "Scan"})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,8 +76,7 @@ class TorchScript(Converted):
             reader = open_archive(self.path)
             if not self._trusted:
                 self._check_code(reader)
-            with zipfile.ZipFile(self.path) as archive:
-                traced = any("/traced_inputs" in name for name in archive.namelist())
+            traced = any(name.startswith("traced_inputs") for name in reader.get_all_records())
             module = torch._C.import_ir_module(functions, str(self.path), torch.device("cpu"), {}, traced)
         except (RuntimeError, ValueError, OSError, IndexError, AttributeError, UnicodeDecodeError) as error:
             why = one_line(str(error).strip().partition("\n")[0], 200)
